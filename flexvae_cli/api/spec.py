@@ -1,0 +1,292 @@
+"""A spec is a factory described by its own signature and docstring: parser, help, errors and docs all read it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
+
+from flexvae_cli.api.docstring import Example, parse_docstring
+from flexvae_cli.api.trace import Rule
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}", re.ASCII)
+INTEGER = re.compile(r"-?[0-9]{1,10}", re.ASCII)
+NUMBER = re.compile(r"-?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+WORD = re.compile(r"[A-Za-z0-9.-]+", re.ASCII)
+LARGEST = 2**31 - 1
+
+
+class Range(NamedTuple):
+    """Inclusive bounds of a number, or of each number of a `Size` or `Ints`."""
+
+    least: float = -LARGEST
+    most: float = LARGEST
+
+    def __str__(self) -> str:
+        if self.most >= LARGEST:
+            return f"at least {self.least:g}"
+        return f"at most {self.most:g}" if self.least <= -LARGEST else f"from {self.least:g} to {self.most:g}"
+
+
+Count = Annotated[int, Range(1)]
+"""A whole number from 1."""
+Dimension = Literal[1, 2, 3]
+Probability = Annotated[float, Range(0, 1)]
+"""A number from 0 to 1."""
+Size = Annotated[int | tuple[int, ...], "size", Range(1)]
+"""One number for every axis (`3`), or one for each (`3x5x5`); at least 1."""
+Padding = Annotated[int | tuple[int, ...], "size", Range(0)]
+"""Like `Size`, from 0."""
+Ints = Annotated[tuple[int, ...], "ints", Range(1)]
+"""A list of whole numbers (`8.5.5.5`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a factory, as codes and help know it."""
+
+    name: str
+    kind: Literal["int", "float", "bool", "str", "choice", "size", "ints"]
+    positional: bool
+    required: bool
+    default: Any = None
+    help: str = ""
+    choices: tuple[Any, ...] = ()
+    range: Range = Range()
+
+    @property
+    def option(self) -> str:
+        """The name inside codes, where `_` is the separator: `kernel_size` -> `kernel-size`."""
+        return self.name.replace("_", "-")
+
+    @property
+    def wants(self) -> str:
+        """What a value must be, for messages and help: `a whole number, at least 1`."""
+        if self.kind == "choice":
+            return " or ".join(self.format(c) for c in self.choices)
+        noun = {
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "str": "a word",
+            "size": "a size such as 3 or 3x5",
+            "ints": "numbers such as 8.5.5",
+        }[self.kind]
+        return noun if self.range == Range() else f"{noun}, {self.range}"
+
+    def parse(self, text: str) -> Any:
+        """The value written as `text`.
+
+        Raises:
+            ValueError: `text` is not what the parameter wants.
+        """
+        value = self._read(text)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if self.kind in ("int", "float", "size", "ints") and not all(
+            self.range.least <= n <= self.range.most for n in numbers
+        ):
+            raise ValueError(f"wants {self.wants}, not {text}")
+        return value
+
+    def _read(self, text: str) -> Any:
+        if self.kind == "choice":
+            for choice in self.choices:
+                if text == self.format(choice):
+                    return choice
+        elif self.kind == "int" and INTEGER.fullmatch(text):
+            return int(text)
+        elif self.kind == "float" and NUMBER.fullmatch(text) and abs(float(text)) <= 1e30:
+            return float(text)
+        elif self.kind == "bool" and text in ("true", "false"):
+            return text == "true"
+        elif self.kind == "str" and WORD.fullmatch(text):
+            return text
+        elif self.kind in ("size", "ints"):
+            parts = text.split("x" if self.kind == "size" else ".")
+            if len(parts) <= 16 and all(INTEGER.fullmatch(part) for part in parts):
+                numbers = tuple(int(part) for part in parts)
+                return numbers[0] if self.kind == "size" and len(numbers) == 1 else numbers
+        raise ValueError(f"wants {self.wants}, not '{text}'")
+
+    def format(self, value: Any) -> str:
+        """The one way a value is written: `parse(format(v)) == v`."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, float):
+            return short if float(short := f"{value:g}") == value else repr(value)
+        if isinstance(value, tuple):
+            return ("x" if self.kind == "size" else ".").join(str(n) for n in value)
+        return str(value).replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A named factory of one kind: `layer`, `bottleneck` or `loss`. Calling it calls the factory."""
+
+    kind: str
+    name: str
+    factory: Callable[..., Any]
+    params: tuple[Param, ...]
+    summary: str = ""
+    details: str = ""
+    examples: tuple[Example, ...] = ()
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        return self.factory(*args, **values)
+
+    @property
+    def usage(self) -> str:
+        """`C2d_in-channels_out-channels_kernel-size_[stride=1]_...`, options behind the positionals."""
+        parts = [self.name]
+        for param in self.params:
+            default = "" if param.default is None else param.format(param.default)
+            if param.required:
+                parts.append(param.option if param.positional else f"{param.option}=...")
+            elif param.positional:
+                parts.append(f"[{param.option}={default}]" if default else f"[{param.option}]")
+            else:
+                parts.append(f"[{param.option}={default or '...'}]")
+        return "_".join(parts)
+
+    def param(self, name: str) -> Param | None:
+        """The parameter of that Python name or option name."""
+        return next((p for p in self.params if name in (p.name, p.option)), None)
+
+
+@dataclass(frozen=True)
+class LayerSpec(Spec):
+    """A spec whose product maps (b, c, *space) to (b, c', *space').
+
+    Attributes:
+        trace: makes the static rule of a layer from the parameters that it names (see `flexvae_cli.api.trace`).
+        dims: the number of spatial axes that the layer takes; None where it takes any.
+        meta: whether the module can run on torch's meta device.
+    """
+
+    trace: Callable[..., Rule] | None = None
+    dims: int | None = None
+    meta: bool = True
+    _traced: tuple[str, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.trace is not None:
+            names = tuple(inspect.signature(self.trace).parameters)
+            object.__setattr__(self, "_traced", names)
+
+    def rule(self, values: Mapping[str, Any]) -> Rule | None:
+        """The static rule for these parameter values, or None where the layer has none.
+
+        Raises:
+            ValueError: the values do not go together, such as channels that groups do not divide.
+        """
+        if self.trace is None:
+            return None
+        return self.trace(**{name: values[name] for name in self._traced if name in values})
+
+
+def layer(
+    name: str, *, trace: Callable[..., Rule] | None = None, dims: int | None = None, meta: bool = True
+) -> Callable[[Callable[..., Any]], LayerSpec]:
+    """Declare a layer: the decorated factory's signature is its schema, its docstring its help.
+
+    Args:
+        name: the abbreviation in codes: letters and digits, begins with a letter, at most 32.
+        trace: a function that takes some of the factory's parameters, by name, and returns a `Rule`.
+        dims: the number of spatial axes that the layer takes; None where it takes any.
+        meta: False where the module cannot run on torch's meta device.
+    """
+
+    def declare(factory: Callable[..., Any]) -> LayerSpec:
+        return LayerSpec(**_described("layer", name, factory), trace=trace, dims=dims, meta=meta)
+
+    return declare
+
+
+def bottleneck(name: str, *, trace: Callable[..., Rule]) -> Callable[[Callable[..., Any]], LayerSpec]:
+    """Declare a bottleneck: its module takes the encoder's output (b, c, *space) and returns `Encoded`.
+
+    `trace` gives the shape of the latent that the decoder takes. A module with a prior offers `sample(shape)`.
+    """
+
+    def declare(factory: Callable[..., Any]) -> LayerSpec:
+        return LayerSpec(**_described("bottleneck", name, factory), trace=trace)
+
+    return declare
+
+
+def loss(name: str) -> Callable[[Callable[..., Any]], Spec]:
+    """Declare a loss: its factory returns a function from `Batch` to a scalar tensor."""
+
+    def declare(factory: Callable[..., Any]) -> Spec:
+        return Spec(**_described("loss", name, factory))
+
+    return declare
+
+
+def _described(kind: str, name: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name!r}: want 1 to 32 letters and digits, a letter first")
+    doc = parse_docstring(inspect.getdoc(factory) or "")
+    hints = _annotations(factory)
+    params = []
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(f"{kind} {name}: a factory names all its parameters; *{parameter.name} hides some")
+        kind_of, choices, bounds = _kind(hints.get(parameter.name), f"{kind} {name}: parameter {parameter.name}")
+        required = parameter.default is parameter.empty
+        params.append(
+            Param(
+                name=parameter.name,
+                kind=kind_of,
+                positional=parameter.kind is not parameter.KEYWORD_ONLY,
+                required=required,
+                default=None if required else parameter.default,
+                help=doc.params.get(parameter.name, ""),
+                choices=choices,
+                range=bounds,
+            )
+        )
+    return {
+        "kind": kind,
+        "name": name,
+        "factory": factory,
+        "params": tuple(params),
+        "summary": doc.summary,
+        "details": doc.details,
+        "examples": doc.examples,
+    }
+
+
+def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters' types. The return type is left out: it names torch, which is not imported here."""
+
+    annotations = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.annotation is not parameter.empty
+    }
+    holder = type("Parameters", (), {"__annotations__": annotations})
+    return typing.get_type_hints(holder, globalns=getattr(factory, "__globals__", {}), include_extras=True)
+
+
+def _kind(hint: Any, where: str) -> tuple[Any, tuple[Any, ...], Range]:
+    """A type hint as (kind, choices, range); `X | None` reads as X."""
+    bounds, marks = Range(), []
+    arguments = typing.get_args(hint)
+    if len(arguments) == 2 and type(None) in arguments:
+        hint = next(a for a in arguments if a is not type(None))
+    if typing.get_origin(hint) is Annotated:
+        hint, *marks = typing.get_args(hint)
+    for mark in marks:
+        bounds = mark if isinstance(mark, Range) else bounds
+    for mark in marks:
+        if mark in ("size", "ints"):
+            return mark, (), bounds
+    if typing.get_origin(hint) is Literal:
+        return "choice", typing.get_args(hint), bounds
+    if hint in (int, float, bool, str):
+        return hint.__name__, (), bounds
+    raise ValueError(f"{where} wants a type: int, float, bool, str, Literal[...], Size or Ints")

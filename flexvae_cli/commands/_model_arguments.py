@@ -1,0 +1,174 @@
+"""What the commands that use a trained model have in common: their arguments, and the checks that need no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flexvae_cli import ui
+from flexvae_cli.errors import DataError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from flexvae_cli.engine.checkpoint import ModelFiles
+    from flexvae_cli.engine.data.dataset import Fault
+    from flexvae_cli.engine.model import Model
+    from flexvae_cli.engine.naming import OutputFolder
+    from flexvae_cli.settings import Settings
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
+
+DEVICE_HELP = "auto (the first GPU, else the CPU), cpu, cuda, cuda:1 or mps."
+MODEL_HELP = "A run directory, a checkpoint, or a bundle made by `flexvae export`."
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+OptionalModel = Annotated[Path | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+OptionalSource = Annotated[
+    str | None,
+    typer.Argument(metavar="INPUT", help="An image, a folder of images, or `builtin:scenery/val`.", show_default=False),
+]
+OptionalOutput = Annotated[
+    Path | None, typer.Argument(metavar="OUTPUT", help="The folder to write to.", show_default=False)
+]
+OutputArgument = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to write to.")]
+DeviceOption = Annotated[str, typer.Option("--device", help=DEVICE_HELP)]
+OptionalDevice = Annotated[
+    str | None,
+    typer.Option("--device", help=DEVICE_HELP, show_default="auto"),
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that read images; 0 reads in this one.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Most images in a batch.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write to a folder that is not empty.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What a command works on.
+
+    Attributes:
+        model: a run directory, checkpoint or bundle.
+        source: an image, a folder, or a built-in set.
+        output: the folder to write to.
+        device: where to compute.
+        settings: the config that filled in what the command line left out.
+    """
+
+    model: Path
+    source: str
+    output: Path
+    device: str
+    settings: Settings | None
+
+
+def find_places(
+    command: Literal["infer", "encode"],
+    model: Path | None,
+    source: str | None,
+    output: Path | None,
+    *,
+    config: Path | None,
+    overrides: list[str] | None,
+    device: str | None,
+) -> Places:
+    """The command line, and a config for what it leaves out.
+
+    A config is read where it is named, where `--set` is given, or where there are no positionals at all.
+
+    Raises:
+        UsageError: something is still missing, or the config is wrong.
+    """
+    settings = None
+    given = (model, source, output)
+    if config is not None or overrides or not any(given):
+        from flexvae_cli.config import find_config, load_config
+
+        settings = load_config(find_config(config), overrides or ()).settings
+        table = getattr(settings, command)
+        model, source, output = model or settings.train.run_dir, source or table.input, output or table.output
+    if model is None or source is None or output is None:
+        names = {"MODEL": model, "INPUT": source, "OUTPUT": output}
+        missing = " and ".join(name for name, value in names.items() if value is None)
+        hint = f"give MODEL INPUT OUTPUT, or --config FILE with [{command}] input and output"
+        raise UsageError(f"{command} lacks {missing}", hint=hint)
+    return Places(model, source, output, device or (settings.train.device if settings else "auto"), settings)
+
+
+def check_inputs(model: Path, *sources: str | Path, device: str) -> None:
+    """Refuse what is not there, before anything heavy is imported.
+
+    Raises:
+        ModelError: there is no such model.
+        DataError: there is no such input.
+        UsageError: there is no such kind of device.
+    """
+    if not DEVICES.fullmatch(device):
+        raise UsageError(f"--device: there is no '{device}'", hint="use auto, cpu, cuda, cuda:1 or mps")
+    if not model.exists():
+        raise ModelError("no such model", where=str(model), hint="give a run directory, a checkpoint or a bundle")
+    for source in sources:
+        if not str(source).startswith("builtin:") and not Path(source).exists():
+            raise DataError("no such file or folder", where=str(source))
+
+
+def source_path(source: str) -> list[Path]:
+    """The path of a source that has one."""
+    return [] if source.startswith("builtin:") else [Path(source)]
+
+
+def model_files(path: Path) -> ModelFiles:
+    """The files of a model, verified; what was passed over on the way is said."""
+    from flexvae_cli.engine.checkpoint import find_model
+
+    found = find_model(path)
+    for problem in found.passed_over:
+        ui.warn(f"passed over: {problem}")
+    return found
+
+
+def load_on(found: ModelFiles, device: str) -> Model:
+    """The model, on a device."""
+    from flexvae_cli.engine.device import choose_device, keep_freed_memory
+    from flexvae_cli.engine.model import load_files
+
+    keep_freed_memory()
+    return load_files(found, device=choose_device(device))
+
+
+class Faults:
+    """The files that could not be read: each is told once, on stderr and in `bad_files.jsonl`."""
+
+    def __init__(self) -> None:
+        self.all: list[Fault] = []
+
+    def __call__(self, fault: Fault) -> None:
+        self.all.append(fault)
+        ui.warn(f"{fault.name} {fault.reason}")
+
+    def write(self, folder: OutputFolder) -> None:
+        """Put them on record, where there are any; an older record goes."""
+        from flexvae_cli.engine.naming import BAD_FILES, faults_jsonl
+
+        if self.all:
+            folder.write(BAD_FILES, faults_jsonl(self.all))
+        else:
+            folder.remove(BAD_FILES)
+
+
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
+    """`256x192` -> (256, 192): height and width.
+
+    Raises:
+        UsageError: it is no size, or a giant one.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if min(size) < 1:
+        raise UsageError(f"{option} wants height x width, as in 256x256, not '{text}'")
+    if size[0] * size[1] > 64_000_000:
+        raise UsageError(f"{option} {text} has more than 64 megapixels")
+    return size

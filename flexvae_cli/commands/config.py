@@ -1,0 +1,94 @@
+"""`flexvae config`: show, check, schema, new."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexvae_cli import ui
+
+if TYPE_CHECKING:
+    from flexvae_cli.plan import Plan
+
+app = typer.Typer(no_args_is_help=True, help="Show, check and write config files.")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="config file; by default flexvae.toml")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="overrides a key; repeatable")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def show(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Print the config with all that it extends and every --set merged, paths in full."""
+    from flexvae_cli.config import find_config, load_config
+    from flexvae_cli.toml_writer import to_toml
+
+    document = load_config(find_config(config), overrides or ()).document
+    if as_json:
+        ui.json(document)
+    else:
+        ui.data(to_toml(document))
+
+
+@app.command()
+def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a config, the structure files it names, and that they fit together; every problem is told at once."""
+    from flexvae_cli.config import find_config, load_config
+    from flexvae_cli.plan import make_plan
+
+    loaded = load_config(find_config(config), overrides or ())
+    result = summary(loaded.path, make_plan(loaded))
+    if as_json:
+        ui.json(result)
+    else:
+        ui.data("{config} is fine: {input} -> latent {latent}, {parameters:,} parameters".format_map(result))
+    if not result["complete"]:
+        ui.say("note: a layer has no static shape rule; what comes after it is checked when the net is built")
+
+
+def summary(path: Path, plan: Plan) -> dict[str, Any]:
+    """What `check` tells of a config; `complete` is false where a layer without a static rule ended the trace."""
+    from flexvae_cli.api.trace import text
+
+    complete = plan.decoder.complete and plan.bottleneck.complete and plan.encoder.complete
+    return {
+        "config": str(path),
+        "input": text(plan.net.shape),
+        "latent": text(plan.bottleneck.gives) if plan.bottleneck.complete else "unknown",
+        "parameters": plan.parameters,
+        "complete": complete,
+    }
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors that complete and check TOML."""
+    from flexvae_cli.config import json_schema
+
+    ui.data(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def new(
+    name: Annotated[str | None, typer.Argument(help="a shipped config, see --list")] = None,
+    into: Annotated[Path, typer.Option(help="the folder that gets the folder configs")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="replace files that are there and differ")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="list the shipped configs")] = False,
+) -> None:
+    """Write a shipped config and its structure files to configs/."""
+    from flexvae_cli.errors import UsageError
+    from flexvae_cli.shipped import summaries, write_out
+
+    if listing:
+        for shipped, purpose in summaries().items():
+            ui.data(f"{shipped}: {purpose}")
+    elif name is None:
+        raise UsageError("new wants the name of a config", hint="list them with: flexvae config new --list")
+    else:
+        files = write_out(name, into, force)
+        for file in files:
+            ui.say(f"wrote {file}")
+        ui.say(f"next: flexvae train --config {files[0]}")

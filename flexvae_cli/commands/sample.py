@@ -1,0 +1,68 @@
+"""`flexvae sample`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flexvae_cli import ui
+from flexvae_cli.commands._model_arguments import (
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    OutputArgument,
+    OverwriteOption,
+    check_inputs,
+    load_on,
+    model_files,
+    parse_size,
+)
+
+SHEET = "sheet.png"
+
+
+def sample(
+    model: ModelArgument,
+    output: OutputArgument,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Image k follows from the seed and k alone.")] = 0,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Height x width.", show_default="the model's input")
+    ] = None,
+    fitted: Annotated[
+        bool,
+        typer.Option("--fitted", help="Draw latents from their mean and deviation in training, not from the prior."),
+    ] = False,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode latents drawn at random.
+
+    Writes sample-000.png and so on, and all of them on one sheet.png.
+    """
+    wanted = parse_size(size) if size is not None else None
+    check_inputs(model, device=device)
+    from flexvae_cli.engine.naming import open_output
+
+    folder = open_output(output, [], overwrite=overwrite)
+    found = model_files(model)
+    from flexvae_cli.engine.data.images import to_image
+    from flexvae_cli.engine.inference import prior_samples
+    from flexvae_cli.engine.sheet import grid, tile
+
+    loaded = load_on(found, device)
+    names, tiles = [], []
+    with ui.progress(count, "images") as advance:
+        samples = prior_samples(loaded, count, wanted or loaded.net.shape[1:], seed=seed, fitted=fitted)
+        for index, x in enumerate(samples):
+            image = to_image(x)
+            names.append(f"sample-{index:03d}.png")
+            folder.write_image(names[-1], image)
+            tiles.append(tile(image))
+            advance(index + 1)
+    folder.write_image(SHEET, grid(tiles))
+    if as_json:
+        ui.json({"output": str(output), "images": names, "sheet": SHEET})
+    ui.say(f"wrote {count} samples and {SHEET} to {output}")

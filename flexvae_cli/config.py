@@ -1,0 +1,129 @@
+"""A config file: read, joined with what it extends and with `--set`, checked, and every problem told with its line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from flexvae_cli.config_layers import read_files, read_overrides, user_expanded
+from flexvae_cli.config_problems import problems
+from flexvae_cli.errors import UsageError
+from flexvae_cli.locate import KeyPath
+from flexvae_cli.settings import RelativePath, Settings
+
+DEFAULT_NAME = "flexvae.toml"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config.
+
+    Attributes:
+        settings: the typed settings, defaults filled in, paths absolute.
+        path: the file, as it was given.
+        document: what the files and `--set` say, merged, paths absolute; plain values that fit TOML and JSON, and that
+            `Settings.model_validate` takes again.
+    """
+
+    settings: Settings
+    path: Path
+    document: dict[str, Any]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file.
+
+    Args:
+        path: the TOML file.
+        overrides: `KEY=VALUE` each, as in `optimizer.lr=1e-3`; they win over the file, the last one over those
+            before it.
+
+    Raises:
+        UsageError: with every problem, each with its file and line.
+    """
+    layers = [*read_files(path), *read_overrides(overrides)]
+    document: dict[str, Any] = {}
+    for layer in layers:
+        document = merged(document, with_absolute_paths(layer.values, Settings, layer.folder))
+
+    def where(key: KeyPath, missing: bool = False) -> str:
+        """Where `key`, or what is around it, got its value last; what is missing is missed in a file."""
+        around = [key[:length] for length in range(len(key), 0, -1)]
+        asked = layers[: len(layers) - len(overrides)] if missing else layers
+        return next((layer.where(p) for p in around for layer in reversed(asked) if layer.has(p)), str(path))
+
+    try:
+        settings = Settings.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(*problems(error, document, where)) from None
+    return Config(settings, path, document)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    schema = Settings.model_json_schema()
+    schema["properties"]["extends"] = {"type": "string", "description": "the config file that this one starts from"}
+    return schema
+
+
+def find_config(option: Path | None) -> Path:
+    """The `--config` option, else `flexvae.toml` in the working directory.
+
+    Raises:
+        UsageError: where there is neither.
+    """
+    path = option or Path(DEFAULT_NAME)
+    if option is None and not path.is_file():
+        raise UsageError(
+            f"no config was given, and there is no {DEFAULT_NAME} here",
+            hint="give --config FILE, or write one with: flexvae config new quickstart",
+        )
+    return path
+
+
+def shipped_configs() -> Path:
+    """The folder of the configs that come with FlexVAE: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` upon `base`: tables are merged key by key, everything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def with_absolute_paths(values: Mapping[str, Any], table: type[BaseModel], folder: Path) -> dict[str, Any]:
+    """The values of a table, where the keys that are paths no longer depend on where they stand."""
+    result = dict(values)
+    for key, field in table.model_fields.items():
+        value, annotation = values.get(key), field.annotation
+        if isinstance(value, dict) and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            result[key] = with_absolute_paths(value, annotation, folder)
+        elif isinstance(value, str) and (
+            _is_path(annotation) or any(isinstance(m, RelativePath) for m in field.metadata)
+        ):
+            result[key] = absolute(value, folder)
+    return result
+
+
+def _is_path(annotation: object) -> bool:
+    """Whether a type, or a branch of a union, carries the mark `RelativePath`."""
+    marks = getattr(annotation, "__metadata__", ())
+    return any(isinstance(m, RelativePath) for m in marks) or any(map(_is_path, get_args(annotation)))
+
+
+def absolute(value: str, folder: Path) -> str:
+    """A path from `folder`, `~` expanded; what is no path (`builtin:scenery`, nothing, NUL) stays as it is."""
+    if not value or "\0" in value or value.startswith("builtin:"):
+        return value
+    return os.path.normpath(folder / user_expanded(value))

@@ -1,0 +1,1 @@
+"""Everything that needs torch. Knows the light half, never the terminal."""

@@ -1,0 +1,285 @@
+"""Data sets of images: cropped at random for training, cropped in the centre for validation, whole for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from flexvae_cli.engine.data.images import check_channels, read_image, to_tensor
+from flexvae_cli.engine.data.opening import BadFile
+from flexvae_cli.engine.data.sources import Item
+from flexvae_cli.engine.randomness import seed_of
+from flexvae_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from flexvae_cli.settings import DataTable
+
+ATTEMPTS = 100  # at finding a readable image in place of a bad one, before giving up on the source
+
+
+class Fault(NamedTuple):
+    """A bad file that was met on the way, for the report."""
+
+    name: str
+    reason: str
+
+
+class Sample(NamedTuple):
+    """One image.
+
+    Attributes:
+        x: float32 (c, h, w) in [-1, 1].
+        place: where it stands in the list of items.
+        bad: the bad files in whose place it stands.
+    """
+
+    x: torch.Tensor
+    place: int
+    bad: tuple[Fault, ...] = ()
+
+
+class MicroBatch(NamedTuple):
+    """Samples together.
+
+    Attributes:
+        x: float32 (b, c, h, w) in [-1, 1].
+        places: int64 (b,), where the samples stand in the list of items.
+        bad: the bad files met on the way; the same file turns up again whenever its turn comes.
+    """
+
+    x: torch.Tensor
+    places: torch.Tensor
+    bad: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How an image file becomes an array of the size that a model takes.
+
+    Attributes:
+        shape: (channels, height, width) of a sample.
+        resize: `cover` scales an image until it just covers the shape, `none` leaves it at its own size.
+        min_size: least shorter side of an image; 0 stands for the sides of `shape`.
+        background: `#rrggbb` under transparent pixels where the shape has no alpha channel.
+        exif: turn photographs upright.
+        max_pixels: most pixels of an image.
+    """
+
+    shape: tuple[int, int, int]
+    resize: Literal["cover", "none"] = "cover"
+    min_size: int = 0
+    background: str = "#ffffff"
+    exif: bool = True
+    max_pixels: int = 64_000_000
+
+    @classmethod
+    def of(cls, data: DataTable) -> Preparation:
+        """What `[data]` asks for.
+
+        Raises:
+            UsageError: the input is not an image, or `min_size` admits images that cannot be cropped.
+        """
+        if len(data.input) != 3:
+            raise UsageError("an image wants channels x height x width, as in '3x256x256'", where="data.input")
+        check_channels(data.input[0])
+        channels, height, width = data.input
+        if data.resize == "none" and 0 < data.min_size < min(height, width):
+            raise UsageError(
+                f"{data.min_size} admits images smaller than the crop of {height}x{width}, which nothing enlarges",
+                where="data.min_size",
+                hint='set data.resize = "cover", or data.min_size = 0',
+            )
+        return cls((channels, height, width), data.resize, data.min_size, data.background, data.exif, data.max_pixels)
+
+    @property
+    def least(self) -> tuple[int, int]:
+        """The least (height, width) of an image that can be used, as `usable` wants it."""
+        _, height, width = self.shape
+        if self.min_size and self.resize == "cover":
+            return self.min_size, self.min_size
+        return max(height, self.min_size), max(width, self.min_size)
+
+    def read(self, item: Item) -> np.ndarray:
+        """The image as an array (h, w, c) of at least the height and width of `shape`, see `read_image`.
+
+        Raises:
+            BadFile: it cannot be read, or is smaller than `shape` and nothing enlarges it.
+        """
+        channels, height, width = self.shape
+        cover = (height, width) if self.resize == "cover" else None
+        array = read_image(
+            item.path,
+            channels=channels,
+            background=self.background,
+            exif=self.exif,
+            max_pixels=self.max_pixels,
+            cover=cover,
+        )
+        if array.shape[0] < height or array.shape[1] < width:
+            raise BadFile(item.path, f"is smaller than the crop of {height}x{width}")
+        return array
+
+
+class TrainingImages(Dataset[Sample | DataError]):
+    """Images for training: cropped and mirrored as a function of (seed, epoch, index) and nothing else.
+
+    Args:
+        items: the images.
+        preparation: how a file becomes an array.
+        seed: the seed of the run.
+        crop: `random`, each place as likely as any other, or `center`.
+        flip: mirror every second sample, on average, left to right.
+        cache: bytes of decoded images that every reading process keeps.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        preparation: Preparation,
+        *,
+        seed: int,
+        crop: Literal["random", "center"] = "random",
+        flip: bool = True,
+        cache: int = 0,
+    ) -> None:
+        self.items = items
+        self.preparation = preparation
+        self.seed = seed
+        self.crop = crop
+        self.flip = flip
+        self.room = cache
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, at: tuple[int, int]) -> Sample | DataError:
+        """The sample at (epoch, index), or another one, drawn from (seed, epoch, index), where its file is bad.
+
+        Where no readable file is found the error is returned, not raised: it would lose its shape on the way out of a
+        data worker. `loader.batches` raises it.
+        """
+        epoch, index = at
+        bad: list[Fault] = []
+        for attempt in range(ATTEMPTS):
+            place = seed_of(self.seed, "instead", epoch, index, attempt) % len(self) if attempt else index
+            try:
+                array = self._decoded(place)
+            except BadFile as fault:
+                bad.append(Fault(self.items[place].name, fault.reason))
+            else:
+                return Sample(self._augmented(array, epoch, index), place, tuple(dict.fromkeys(bad)))
+        last = bad[-1]
+        return DataError(f"{ATTEMPTS} images in a row cannot be read; the last one, {last.name}, {last.reason}")
+
+    def _decoded(self, place: int) -> np.ndarray:
+        """The array of the image at `place`, kept for the next epoch while there is room."""
+        if place in self.kept:
+            return self.kept[place]
+        array = self.preparation.read(self.items[place])
+        if array.nbytes <= self.room:
+            self.kept[place] = array
+            self.room -= array.nbytes
+        return array
+
+    def _augmented(self, array: np.ndarray, epoch: int, index: int) -> torch.Tensor:
+        """Crop and mirror; one hash is the digits of all three choices."""
+        _, height, width = self.preparation.shape
+        if self.crop == "center":
+            array = center_crop(array, height, width)
+        draw, mirrored = divmod(seed_of(self.seed, "augment", epoch, index), 2)
+        draw, top = divmod(draw, array.shape[0] - height + 1)
+        left = draw % (array.shape[1] - width + 1)
+        array = array[top : top + height, left : left + width]
+        return to_tensor(array[:, ::-1] if self.flip and mirrored else array)
+
+
+class EvaluationImages(Dataset[Sample | Fault]):
+    """Images for validation: the centre of each, always the same.
+
+    Args:
+        items: the images.
+        preparation: how a file becomes an array.
+    """
+
+    def __init__(self, items: Sequence[Item], preparation: Preparation) -> None:
+        self.items = items
+        self.preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample | Fault:
+        """The sample at `index`, or what is wrong with its file; `collate` leaves those out of the batch."""
+        try:
+            array = self.preparation.read(self.items[index])
+        except BadFile as bad:
+            return Fault(self.items[index].name, bad.reason)
+        return Sample(to_tensor(center_crop(array, *self.preparation.shape[1:])), index)
+
+
+class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
+    """Images whole, at their own size, in the order of the items: for `infer` and `encode`.
+
+    Args:
+        items: the images.
+        channels: 1 to 4, see `read_image`.
+        background: `#rrggbb` under transparent pixels where there is no alpha channel.
+        exif: turn photographs upright.
+        max_pixels: most pixels of an image.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        channels: int,
+        *,
+        background: str = "#ffffff",
+        exif: bool = True,
+        max_pixels: int = 64_000_000,
+    ) -> None:
+        check_channels(channels, where="")
+        self.items = items
+        self.channels = channels
+        self.background = background
+        self.exif = exif
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Item, np.ndarray | BadFile]:
+        """The item and its pixels (h, w, c), see `read_image`; a bad file is returned, not raised."""
+        item = self.items[index]
+        try:
+            return item, read_image(
+                item.path,
+                channels=self.channels,
+                background=self.background,
+                exif=self.exif,
+                max_pixels=self.max_pixels,
+            )
+        except BadFile as bad:
+            return item, bad
+
+
+def center_crop(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The central `height` x `width` pixels of (h, w, c)."""
+    top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
+    return array[top : top + height, left : left + width]
+
+
+def collate(samples: Sequence[Sample | Fault | DataError]) -> MicroBatch | DataError:
+    """Samples -> one batch; bad files go to its report. Where every file is bad `x` has no samples."""
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    good = [s for s in samples if isinstance(s, Sample)]
+    bad = [f for s in samples for f in (s.bad if isinstance(s, Sample) else (s,)) if isinstance(f, Fault)]
+    x = torch.stack([s.x for s in good]) if good else torch.empty(0)
+    return MicroBatch(x, torch.tensor([s.place for s in good], dtype=torch.int64), tuple(dict.fromkeys(bad)))

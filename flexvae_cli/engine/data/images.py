@@ -1,0 +1,163 @@
+"""Image file -> array -> tensor -> image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flexvae_cli.engine.data.colour import to_srgb
+from flexvae_cli.engine.data.opening import (
+    BadFile,
+    check_pixels,
+    check_png,
+    opened,
+    orientation,
+    upright_size,
+)
+from flexvae_cli.errors import UsageError
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags and a value
+
+
+def check_channels(channels: int, where: str = "data.input") -> None:
+    """Raise `UsageError` where images cannot have so many channels."""
+    if channels not in MODES:
+        raise UsageError(
+            f"an image has 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels, not {channels}", where=where
+        )
+
+
+def read_image(
+    path: str | Path,
+    *,
+    channels: int,
+    background: str = "#ffffff",
+    exif: bool = True,
+    max_pixels: int = 64_000_000,
+    cover: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Read an image of any mode: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or AVIF, by its content, not its name.
+
+    Of an animation or a multi-page file the first frame is read. Grey images of 12 or 16 bits keep 16 bits, float
+    TIFFs stay float; colour PNGs of 16 bits per channel come with 8, all that Pillow decodes of them.
+
+    Args:
+        path: the file.
+        channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) of the result.
+        background: `#rrggbb`, the colour under transparent pixels where the result has no alpha.
+        exif: turn photographs upright.
+        max_pixels: a larger image is refused from its header.
+        cover: scale the image until it just covers this (height, width); a JPEG is then decoded at a fraction of its
+            size where that is enough, which is many times faster.
+
+    Returns:
+        An array (h, w, channels) of uint8, of uint16 (0 to 65535), or of float32 in [0, 1].
+
+    Raises:
+        BadFile: the file cannot be read; no other exception, whatever the file holds.
+        UsageError: `channels` is not 1 to 4.
+    """
+    check_channels(channels)
+    path = Path(path)
+    with opened(path, max_pixels) as image:
+        if image.format == "PNG":
+            check_png(path)
+        turn = orientation(image, exif=exif)
+        size = upright_size(image, turn)
+        if cover is not None:
+            size = covering(size, cover)
+            check_pixels(path, size[0] * size[1], max_pixels, has="enlarged to the input has")
+            image.draft(None, size if turn >= 5 else size[::-1])  # (width, height); only a JPEG heeds it
+        image.load()
+        depth = _depth(image)
+        plane = _flat(image, channels, background) if depth is np.uint8 else _deep(path, image)
+        if turn in TURNS:
+            plane = plane.transpose(TURNS[turn])
+        if plane.size != size[::-1]:
+            plane = plane.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
+        pixels = np.array(plane)  # (h, w) or (h, w, c)
+    return pixels.reshape(*size, channels) if depth is np.uint8 else _with_channels(pixels, channels, depth)
+
+
+def pillow_array(image: Image.Image, channels: int, background: str = "#ffffff", *, exif: bool = True) -> np.ndarray:
+    """An image that Pillow has opened already as an array (h, w, channels) of uint8; see `read_image`."""
+    check_channels(channels, where="")
+    turn = orientation(image, exif=exif)
+    plane = _flat(image, channels, background)
+    plane = plane.transpose(TURNS[turn]) if turn in TURNS else plane
+    return np.array(plane).reshape(plane.height, plane.width, channels)
+
+
+def covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of an image scaled, with its proportions, so that it just covers `target`."""
+    (height, width), (rows, columns) = size, target
+    if rows * width >= columns * height:  # the height decides
+        return rows, max(columns, round(width * rows / height))
+    return max(rows, round(height * columns / width)), columns
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """An image array (h, w, c) of uint8, uint16, or float32 in [0, 1] -> float32 (c, h, w) in [-1, 1]."""
+    white = 1.0 if array.dtype == np.float32 else float(np.iinfo(array.dtype).max)
+    planes = np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(planes).div(white).mul_(2).sub_(1)
+
+
+def to_image(tensor: torch.Tensor) -> Image.Image:
+    """A tensor (c, h, w) in [-1, 1] with 1 to 4 channels -> an 8-bit image; values outside are clamped."""
+    check_channels(tensor.shape[0], where="")
+    levels = tensor.detach().to("cpu", torch.float32).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    array = levels.permute(1, 2, 0).numpy()  # (h, w, c)
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+
+
+def _depth(image: Image.Image) -> type[np.generic]:
+    """The type of the array that an image is returned as."""
+    if image.mode == "F":
+        return np.float32
+    return np.uint16 if image.mode == "I" or image.mode.startswith("I;") else np.uint8
+
+
+def _flat(image: Image.Image, channels: int, background: str) -> Image.Image:
+    """An image of 8 bits or less in the mode of `channels`: no palette, no CMYK, no alpha unless asked for."""
+    mode = MODES[channels]
+    transparent = image.has_transparency_data
+    if transparent or image.mode == "P":
+        image = image.convert("RGBA" if transparent else "RGB")
+    image = to_srgb(image)
+    if transparent and channels in (1, 3):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _deep(path: Path, image: Image.Image) -> Image.Image:
+    """A grey image of more than 8 bits in mode F, 0 to 1: it holds 16 bits exactly and takes every filter."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two mean 16 bits by it
+        raise BadFile(path, "holds whole numbers of unknown range; save it with 16 bits, unsigned")
+    tags = getattr(image, "tag_v2", {})
+    white = 1.0 if image.mode == "F" else 2.0 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+    plane = np.asarray(image).astype(np.float32) / np.float32(white)  # (h, w)
+    if not (plane.min() >= 0 and plane.max() <= 1):  # false for NaN as well
+        raise BadFile(path, "holds numbers outside 0 to 1, whose range is not known")
+    return Image.fromarray(1 - plane if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else plane)
+
+
+def _with_channels(plane: np.ndarray, channels: int, depth: type[np.generic]) -> np.ndarray:
+    """(h, w) in 0 to 1 -> (h, w, channels) of type `depth`: grey repeated, alpha opaque."""
+    plane = plane.clip(0, 1)  # the filter overshoots at edges
+    bands = [plane] * (3 if channels > 2 else 1) + [np.ones_like(plane)] * (channels in (2, 4))
+    stacked = np.stack(bands, axis=2)
+    return stacked if depth is np.float32 else np.rint(stacked * 65535).astype(depth)

@@ -1,0 +1,164 @@
+"""Where images come from: a folder, a file or a built-in set; which are held out; which can be used at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+from flexvae_cli.engine.data.formats import IMAGE_EXTENSION, SNIFFED, readable, sniffed
+from flexvae_cli.engine.data.opening import BadFile, image_size
+from flexvae_cli.engine.randomness import seed_of
+from flexvae_cli.errors import DataError, UsageError, did_you_mean, listed
+
+BUILTIN = {"builtin:scenery": "scenery/train", "builtin:scenery/val": "scenery/val"}
+THREADS = 8  # that look at headers: mostly waiting for the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source.
+
+    Attributes:
+        name: the path below the source, with forward slashes; what identifies the image wherever the source lies.
+        path: where to read it.
+    """
+
+    name: str
+    path: Path
+
+
+def list_images(source: str, *, where: str = "data.source") -> list[Item]:
+    """The images of a source, sorted by name (bytewise), the same on every machine.
+
+    A folder is searched through and through. An image is what has an extension of an image, in any case, or what has
+    another extension or none and begins like an image. Hidden files and folders and `__MACOSX` are passed over. Links
+    to folders are not followed, links to files only where they stay inside the folder.
+
+    Args:
+        source: a folder, an image file, or `builtin:scenery` or `builtin:scenery/val`.
+        where: what to call the source in an error.
+
+    Raises:
+        UsageError: there is no such built-in set.
+        DataError: there is no such path, a folder in it cannot be listed, or there are no images in it.
+    """
+    root = _builtin(source, where) if source.startswith("builtin:") else Path(source)
+    if root.is_file():
+        return [Item(root.name, root)]
+    if not root.is_dir():
+        kind = "neither a file nor a folder" if root.exists() else "no such folder"
+        raise DataError(f"{kind}: {root}", where=where)
+    try:
+        items = sorted(_walk(root), key=lambda item: os.fsencode(item.name))
+    except OSError as error:
+        raise DataError(f"cannot list {error.filename}: {(error.strerror or '').lower()}", where=where) from error
+    if not items:
+        raise DataError(f"no images in {root}", where=where, hint=f"formats that are read: {', '.join(readable())}")
+    return items
+
+
+def split(items: Sequence[Item], fraction: float) -> tuple[list[Item], list[Item]]:
+    """Hold a fraction of the images out for validation.
+
+    An image is held out where the hash of its name, as a number from 0 to 1, is below `fraction`: images that come
+    later never move those that were there. Where that leaves one side empty, the image of lowest hash is held out, or
+    the one of highest hash is trained on, so that with two images or more both sides have some.
+
+    Args:
+        items: the images of a source.
+        fraction: from 0 (nothing is held out) up to, not including, 1.
+
+    Returns:
+        The images to train on and those held out, both in the order of `items`.
+    """
+    share = {item.name: seed_of("validation", item.name) / 2**63 for item in items}
+    held_out = {name for name, value in share.items() if value < fraction}
+    if fraction > 0 and len(items) > 1:
+        if not held_out:
+            held_out = {min(share, key=lambda name: share[name])}
+        elif len(held_out) == len(share):
+            held_out.remove(max(share, key=lambda name: share[name]))
+    return [i for i in items if i.name not in held_out], [i for i in items if i.name in held_out]
+
+
+def usable(
+    items: Sequence[Item], *, min_height: int = 1, min_width: int = 1, max_pixels: int = 64_000_000, exif: bool = True
+) -> tuple[list[Item], list[BadFile]]:
+    """Look at the header of every image.
+
+    Args:
+        items: the images of a source.
+        min_height: least height in pixels, once the image is upright.
+        min_width: least width in pixels.
+        max_pixels: most pixels.
+        exif: turn photographs upright.
+
+    Returns:
+        The images that can be used, and what is wrong with the others: too small, too large, not readable. A file
+        whose header is sound may still turn out to be damaged when it is decoded.
+    """
+    look = partial(_fault, least=(min_height, min_width), max_pixels=max_pixels, exif=exif)
+    with ThreadPoolExecutor(THREADS) as pool:
+        faults = list(pool.map(look, items))
+    return [i for i, fault in zip(items, faults, strict=True) if fault is None], [f for f in faults if f is not None]
+
+
+def _fault(item: Item, *, least: tuple[int, int], max_pixels: int, exif: bool) -> BadFile | None:
+    try:
+        height, width = image_size(item.path, exif=exif, max_pixels=max_pixels)
+    except BadFile as bad:
+        return bad
+    if height < least[0] or width < least[1]:
+        reason = f"is too small: {height}x{width} pixels (height x width), wanted are {least[0]}x{least[1]} or more"
+        return BadFile(item.path, reason)
+    return None
+
+
+def _builtin(source: str, where: str) -> Path:
+    if source not in BUILTIN:
+        known = list(BUILTIN)
+        guess = did_you_mean(source, known) or f"; there are {listed(known, last='and')}"
+        raise UsageError(f"no built-in set '{source}'{guess}", where=where)
+    return Path(str(resources.files("flexvae_cli"))) / "assets" / BUILTIN[source]
+
+
+def _walk(root: Path) -> Iterator[Item]:
+    """The images below `root`, in no particular order."""
+    top = root.resolve()
+    folders = [Item("", root)]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(folder.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                found = Item(f"{folder.name}/{entry.name}".lstrip("/"), Path(entry.path))
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(found)
+                elif _inside(entry, top) and _is_candidate(found.path):
+                    yield found
+
+
+def _inside(entry: os.DirEntry[str], top: Path) -> bool:
+    """Whether an entry is a regular file, or a link to one inside `top`."""
+    try:
+        return entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(top))
+    except (OSError, RuntimeError):  # a link to itself
+        return False
+
+
+def _is_candidate(path: Path) -> bool:
+    """Whether a file counts as an image of a folder, to be read or to be reported."""
+    if IMAGE_EXTENSION.fullmatch(path.suffix):
+        return True
+    try:
+        with path.open("rb") as file:
+            found = sniffed(file.read(SNIFFED))
+    except OSError:
+        return False
+    return bool(found) and (found != "TIFF" or not path.suffix)  # .nef, .dng, .svs are TIFFs around something else

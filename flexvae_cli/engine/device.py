@@ -1,0 +1,42 @@
+"""Where to compute, and how the C library handles freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from typing import Literal
+
+import torch
+
+from flexvae_cli.errors import UsageError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+NEVER = 2**31 - 1
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        UsageError: this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind == "cuda" and not (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()):
+        raise UsageError(f"train.device: '{name}' is not on this machine", hint="use device = 'auto' or 'cpu'")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("train.device: 'mps' is not on this machine", hint="use device = 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def keep_freed_memory(allocator: Literal["keep", "system"] = "keep") -> bool:
+    """Tell glibc to keep freed memory instead of returning it page by page; returns whether that was done.
+
+    A training step frees and takes the same large blocks again and again; each return to the kernel costs page faults.
+    Both thresholds are needed. Elsewhere than on glibc nothing happens.
+    """
+    if allocator == "system" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_THRESHOLD, NEVER)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))

@@ -1,0 +1,238 @@
+"""Training, from a plan to events. The position is the step alone: everything else follows from the seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexvae_cli import __version__
+from flexvae_cli.engine.build import build_vae
+from flexvae_cli.engine.checkpoint import (
+    Checkpoint,
+    find_model,
+    require_same_tensors,
+    resume_checkpoint,
+    save_checkpoint,
+)
+from flexvae_cli.engine.data.loader import batches, evaluation_loader, training_loader
+from flexvae_cli.engine.data.sampler import MicroBatches
+from flexvae_cli.engine.device import choose_device, keep_freed_memory
+from flexvae_cli.engine.events import (
+    Advanced,
+    BadFileMet,
+    Event,
+    Finished,
+    Logged,
+    Noticed,
+    Previewed,
+    Saved,
+    Started,
+    Validated,
+)
+from flexvae_cli.engine.interrupt import Interrupt
+from flexvae_cli.engine.losses.total import TotalLoss
+from flexvae_cli.engine.meter import Meter
+from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
+from flexvae_cli.engine.preview import write_preview
+from flexvae_cli.engine.randomness import seed_of
+from flexvae_cli.engine.resume import changes, require_same_run, restore, run_state
+from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.schedule import rate_factor
+from flexvae_cli.engine.source import Source, open_source
+from flexvae_cli.engine.step import training_step
+from flexvae_cli.engine.vae import VAE
+from flexvae_cli.engine.validation import Validation, validate
+from flexvae_cli.plan import Plan
+
+
+@dataclass
+class Trainer:
+    """Everything that a run holds while it goes on."""
+
+    plan: Plan
+    run: RunDirectory
+    source: Source
+    device: torch.device
+    vae: VAE
+    loss: TotalLoss
+    optimizer: torch.optim.Optimizer
+    sampler: MicroBatches
+    validation: Validation | None = None
+
+    @property
+    def max_steps(self) -> int:
+        return self.sampler.max_steps
+
+    def step(self, step: int, micro_batches: list[Tensor]) -> dict[str, Tensor]:
+        """Take one optimizer step; see `training_step`."""
+        settings = self.plan.settings
+        rate = settings.optimizer.lr * rate_factor(step, settings.schedule, self.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.vae.train()
+        return training_step(
+            self.vae,
+            self.loss,
+            self.optimizer,
+            micro_batches,
+            seed=settings.train.seed,
+            step=step,
+            clip_norm=settings.optimizer.clip_norm,
+        )
+
+    def save(self, step: int) -> Path:
+        """Publish a checkpoint of the state after `step` steps."""
+        state = run_state(self.plan, self.source.fingerprint, self.device, self.run.metrics_offset())
+        return save_checkpoint(
+            self.run.path,
+            step,
+            weights=self.vae.state_dict(),
+            model=self.describe(),
+            optimizer=optimizer_tensors(self.optimizer, self.vae),
+            state=state,
+            keep_last=self.plan.settings.train.keep_last,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """`model.json`: all that using the model takes."""
+        data = self.plan.settings.data
+        return {
+            "flexvae": __version__,
+            **self.plan.net.describe(),
+            "output": self.plan.output,
+            "preprocessing": {"background": data.background, "exif": data.exif},
+            "latents": self.validation.latents if self.validation else {},
+        }
+
+
+def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
+    """Train by a plan in a run directory that the caller holds.
+
+    Args:
+        plan: what to do.
+        run: where; its newest whole checkpoint is continued where `resume` is set and there is one.
+        resume: continue instead of starting.
+
+    Yields:
+        Events; the last one is `Finished`. A generator that is closed early leaves the last checkpoint behind.
+
+    Raises:
+        FlexVAEError: the data cannot be used, the checkpoint does not fit, the disk is full, the loss is not finite.
+    """
+    trainer, checkpoint, notices = _prepare(plan, run, resume)
+    start = checkpoint.step if checkpoint else 0
+    yield Started(
+        start,
+        trainer.max_steps,
+        trainer.sampler.steps_per_epoch,
+        str(trainer.device),
+        plan.parameters,
+        len(trainer.source.training),
+        trainer.source.held_out,
+        checkpoint is not None,
+    )
+    yield from notices
+    yield from (BadFileMet(str(bad.path), bad.reason) for bad in trainer.source.bad)
+    began = time.monotonic()
+    with Interrupt() as interrupt:
+        if checkpoint is None:
+            yield Saved(0, trainer.save(0))  # whatever is wrong with the disk shows now, not after an hour
+        last = start
+        for event in _steps(trainer, start, interrupt):
+            last = event.step if isinstance(event, Advanced) else last
+            yield event
+        yield Finished(last, time.monotonic() - began, interrupt.signal)
+
+
+def _prepare(plan: Plan, run: RunDirectory, resume: bool) -> tuple[Trainer, Checkpoint | None, list[Event]]:
+    settings, notices = plan.settings, list[Event]()
+    keep_freed_memory(settings.train.allocator)
+    device = choose_device(settings.train.device)
+    checkpoint, damaged = resume_checkpoint(run.path) if resume else (None, [])
+    notices += [Noticed(f"passed over a damaged checkpoint: {problem}") for problem in damaged]
+    if checkpoint is not None:
+        require_same_run(plan, checkpoint)
+    source = open_source(settings.data, settings.train.seed)
+    torch.manual_seed(seed_of(settings.train.seed, "weights"))
+    vae = build_vae(plan.net, logits=plan.output == "logits")
+    if checkpoint is None and settings.model.init is not None:
+        notices.append(_start_from(settings.model.init, vae))
+    vae.to(device).train()
+    optimizer = make_optimizer(vae, settings.optimizer)
+    if checkpoint is not None:
+        restore(checkpoint, vae, optimizer)
+        run.rewind_metrics(checkpoint.state.get("metrics_offset", 0))
+        found = changes(checkpoint, source.fingerprint, device)
+        notices += [Noticed(f"not bit-identical to an uninterrupted run from here on: {change}") for change in found]
+    sampler = _sampler(plan, len(source.training), checkpoint.step if checkpoint else 0)
+    trainer = Trainer(plan, run, source, device, vae, TotalLoss(plan.terms), optimizer, sampler)
+    return trainer, checkpoint, notices
+
+
+def _sampler(plan: Plan, count: int, start: int) -> MicroBatches:
+    train = plan.settings.train
+    sampler = MicroBatches(count, train.batch_size, train.accumulate, train.seed, start, train.max_steps or 0)
+    if train.epochs is None:
+        return sampler
+    steps = train.epochs * sampler.steps_per_epoch
+    return MicroBatches(count, train.batch_size, train.accumulate, train.seed, start, steps)
+
+
+def _start_from(path: Path, vae: VAE) -> Event:
+    """Load the weights of a trained model of the same structure."""
+    found = find_model(path)
+    weights = found.weights()
+    require_same_tensors(weights, vae.state_dict(), found.path)
+    vae.load_state_dict(weights)
+    return Noticed(f"starting from the weights of {found.path}")
+
+
+def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event]:
+    """All steps from `start` on, with what is due after each."""
+    train, data = trainer.plan.settings.train, trainer.plan.settings.data
+    on_gpu = trainer.device.type == "cuda"
+    loader = training_loader(trainer.source.training, trainer.sampler, workers=data.workers, pin_memory=on_gpu)
+    stream = batches(loader)
+    watching = evaluation_loader(trainer.source.validation, train.batch_size, workers=0)
+    meter = Meter()
+    told: set[str] = set()
+    for step in range(start, trainer.max_steps):
+        micro_batches, bad = [], []
+        with meter.waiting():
+            for _ in trainer.sampler.step_sizes(step):
+                micro_batch = next(stream)
+                micro_batches.append(micro_batch.x.to(trainer.device, non_blocking=True))
+                bad += [fault for fault in micro_batch.bad if fault.name not in told]
+        for fault in dict.fromkeys(bad):
+            told.add(fault.name)
+            yield BadFileMet(fault.name, fault.reason)
+        with meter.stepping():
+            meter.add(trainer.step(step, micro_batches), sum(len(x) for x in micro_batches))
+        done = step + 1
+        yield Advanced(done)
+        last = done == trainer.max_steps
+        due = partial(_due, done, last or bool(interrupt.signal))
+        if due(train.log_every):
+            yield Logged(done, {**meter.read(done), "lr": trainer.optimizer.param_groups[0]["lr"]})
+        if last or (done % train.validate_every == 0 and not interrupt.signal):
+            trainer.validation = validate(trainer.vae, trainer.loss, batches(watching), trainer.device)
+            if trainer.source.held_out:
+                yield Validated(done, trainer.validation.values)
+        if train.preview_every and (last or done % train.preview_every == 0) and not interrupt.signal:
+            yield Previewed(done, write_preview(trainer.run.previews, done, trainer.vae, trainer.source.validation))
+        if due(train.checkpoint_every):
+            meter.check(done)
+            yield Saved(done, trainer.save(done))
+        if interrupt.signal:
+            return
+
+
+def _due(done: int, always: bool, every: int) -> bool:
+    return always or done % every == 0

@@ -1,0 +1,226 @@
+"""`manifest.json`: what is in a folder of latents, and which model made them.
+
+It is written last, so that its presence says that the rest is complete, and it is read with suspicion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from flexvae_cli.engine.files import read_json, seal_of
+from flexvae_cli.engine.naming import MOST_BYTES as MOST_NAME_BYTES
+from flexvae_cli.errors import ModelError, Problem, UsageError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MOST_BYTES = 1 << 30  # of a manifest; a million images take about 150 MB
+MOST_PROBLEMS = 5  # named in an error
+
+
+def safe_name(value: object) -> str:
+    """A path below a folder, with forward slashes.
+
+    Raises:
+        ValueError: it is none, or leads elsewhere.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("wants a path below the folder")
+    # compared part by part, since PurePosixPath drops what it finds superfluous
+    if any(part in ("", ".", "..") for part in value.split("/")):
+        raise ValueError("wants a path that stays below the folder")
+    if any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in PurePosixPath(value).parts):
+        raise ValueError("wants names of at most 255 bytes")
+    return value
+
+
+def any_text(value: object) -> str:
+    """A string.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError("wants a string")
+    return value
+
+
+# pydantic's own str refuses file names that are not UTF-8
+Name = Annotated[Any, PlainValidator(safe_name)]
+Text = Annotated[Any, PlainValidator(any_text)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Extent = Annotated[int, Field(ge=1, lt=1 << 31)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class LatentFile(Entry):
+    """A safetensors file.
+
+    Attributes:
+        path: below the folder.
+        sha256, bytes: of its content.
+        count: latents in it.
+        shape: (c, h, w) of each.
+    """
+
+    path: Name
+    sha256: Sha256
+    bytes: Count
+    count: Extent
+    shape: Annotated[tuple[Extent, ...], Field(strict=False)]
+
+
+class LatentImage(Entry):
+    """The latent of one image.
+
+    Attributes:
+        name: the image's path below the input folder.
+        file: which file the latent is in.
+        index: which latent of that file.
+        size: (height, width) of the image.
+        label: which of the manifest's labels it has.
+    """
+
+    name: Name
+    file: Name
+    index: Count
+    size: Annotated[tuple[Extent, Extent], Field(strict=False)]
+    label: Count
+
+
+class Failure(Entry):
+    """An image that could not be read."""
+
+    name: Name
+    reason: Text
+
+
+class Latents(Entry):
+    """What the numbers are.
+
+    Attributes:
+        value: `mean` of the posterior, or the bottleneck's `output` where it has no posterior.
+        scaling: `raw`: as the decoder takes them.
+        flip: whether the files hold the latents of the mirrored images as well.
+        statistics: per channel `mean` and `std` of the raw latents, measured in training; empty where they were not.
+    """
+
+    value: Literal["mean", "output"]
+    scaling: Literal["raw"] = "raw"
+    dtype: Literal["float32"] = "float32"
+    flip: bool
+    statistics: dict[str, Any]
+
+
+class Source(Entry):
+    """The model that made the latents.
+
+    Attributes:
+        weights_hash: sha256 of its weights file.
+        bottleneck, input, plugins: as in its own description.
+    """
+
+    weights_hash: Sha256
+    bottleneck: str
+    input: list[int]
+    plugins: dict[str, Any]
+
+
+class Manifest(Entry):
+    """A folder of latents, in full; `images` is in the order in which they were encoded."""
+
+    layout: Literal["shards", "files"]
+    model: Source
+    latents: Latents
+    preprocessing: dict[str, Any]
+    labels: list[Text]
+    files: list[LatentFile]
+    images: list[LatentImage]
+    failures: list[Failure]
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as JSON: one line per key, and one per row of the tables."""
+    content = {"format": FORMAT, **manifest.model_dump()}
+    content["seal"] = seal_of(content)
+    lines = [f"  {json.dumps(key)}: {_rows(value)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _rows(value: Any) -> str:
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in value) + "\n  ]"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest: its seal, its types, that every latent has one image and no path leads out.
+
+    Raises:
+        ModelError: what is wrong with it.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ModelError(
+            f"holds no {MANIFEST}", where=str(folder), hint="give a folder that `flexvae encode` wrote to the end"
+        )
+    content = read_json(path, MOST_BYTES)
+    version = content.pop("format", None)
+    if version != FORMAT:
+        raise ModelError(f"is of format {version!r}; this FlexVAE reads format {FORMAT}", where=str(path))
+    if content.pop("seal", None) != seal_of({"format": version, **content}):
+        raise ModelError("is damaged or was edited: its seal does not match its content", where=str(path))
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise ModelError(*_problems(error, path)) from None
+    _check_places(manifest, path)
+    return manifest
+
+
+def _problems(error: ValidationError, path: Path) -> list[Problem]:
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    problems = [
+        Problem(f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}", where=str(path))
+        for each in found[:MOST_PROBLEMS]
+    ]
+    more = len(found) - len(problems)
+    return [*problems, Problem(f"and {more} more like these", where=str(path))] if more else problems
+
+
+def _check_places(manifest: Manifest, path: Path) -> None:
+    """Every latent of every file belongs to one image, and no image is there twice."""
+    files = {file.path: file for file in manifest.files}
+    places = {(image.file, image.index) for image in manifest.images}
+    there = {(file.path, index) for file in manifest.files for index in range(min(file.count, len(manifest.images)))}
+    total = sum(file.count for file in manifest.files)
+    if len(files) < len(manifest.files) or places != there or total != len(manifest.images):
+        raise ModelError("does not give every latent of every file to one image", where=str(path))
+    if len({image.name for image in manifest.images}) < len(manifest.images):
+        raise ModelError("names an image twice", where=str(path))
+    if any(image.label >= len(manifest.labels) for image in manifest.images):
+        raise ModelError("gives an image a label that it does not list", where=str(path))
+
+
+def refuse_latents(root: Path, weights_hash: str) -> None:
+    """Refuse to write where an encode has been completed.
+
+    Raises:
+        UsageError: says whether the latents there are those of the same model.
+    """
+    if not (root / MANIFEST).exists():
+        return
+    try:
+        there = read_manifest(root).model.weights_hash
+    except ModelError as error:
+        raise UsageError(*error.problems, hint="choose another output folder, or add --overwrite") from error
+    whose = "of this model" if there == weights_hash else f"of another model (weights {there[:12]})"
+    raise UsageError(f"holds latents {whose}", where=str(root), hint="choose another output folder, or add --overwrite")

@@ -1,0 +1,1 @@
+"""How much memory a training step takes, and the largest batch that fits, found by real steps in child processes."""

@@ -1,0 +1,118 @@
+"""Runs one trial in a process of its own, so that neither running out of memory nor a crash touches this one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Literal, cast
+
+from flexvae_cli.errors import FlexVAEError, Problem
+
+PROGRAM = "flexvae_cli.engine.memory.trial"
+TIME_LIMIT = 600.0  # seconds for a trial
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a trial is to do.
+
+    Attributes:
+        document: a config's document, see `Config`.
+        config: the file that it came from.
+        batch: samples of a micro-batch.
+        limit: bytes that the trial may take; by default what the device has available.
+        detailed: whether to measure tensors apart, which costs a third step on a CPU.
+    """
+
+    document: dict[str, Any]
+    config: str
+    batch: int
+    limit: int | None = None
+    detailed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a trial; zero and empty stand for what it could not tell.
+
+    Attributes:
+        batch: samples of a micro-batch.
+        outcome: `done`, or what it ended by: `memory`, `killed` by the system (which takes memory back so), `time`.
+        device: where it ran.
+        available: bytes that were available there for it.
+        peak: bytes it needed: resident in the process on a CPU, reserved by torch on CUDA.
+        tensors: bytes of its tensors when they were most.
+        parameters, parameter_tensors: trained numbers, and the tensors that they make up.
+    """
+
+    batch: int
+    outcome: Literal["done", "memory", "killed", "time"]
+    device: str = ""
+    available: int = 0
+    peak: int = 0
+    tensors: int = 0
+    parameters: int = 0
+    parameter_tensors: int = 0
+
+    def fits(self, memory: int) -> bool:
+        return self.outcome == "done" and self.peak <= memory
+
+
+def run_trial(request: Request, time_limit: float = TIME_LIMIT) -> Trial:
+    """Run a trial to its end. No process is left behind, whatever happens.
+
+    Raises:
+        FlexVAEError: it failed, and not for want of memory or time.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        ended = _run(request, out, err, time_limit)
+        out.seek(0)
+        err.seek(0)
+        facts: dict[str, Any] = {}
+        for line in out.read().splitlines():
+            facts |= json.loads(line)
+        return _judged(request.batch, ended, facts, err.read().decode(errors="replace"))
+
+
+def _run(request: Request, out: IO[bytes], err: IO[bytes], time_limit: float) -> int | None:
+    """The exit status of the program, negative for a signal; None where it took too long."""
+    command = [sys.executable, "-P", "-m", PROGRAM]  # -P: no file of the working directory stands in for a module
+    process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=out, stderr=err)  # noqa: S603
+    stdin = cast(IO[bytes], process.stdin)
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit status says why
+            stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+        return process.wait(time_limit)  # stdin stays open: the program leaves when it closes
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        process.kill()
+        process.wait()
+        stdin.close()
+
+
+def _judged(batch: int, ended: int | None, facts: dict[str, Any], stderr: str) -> Trial:
+    """What the facts and the end of a program mean."""
+    cause = RuntimeError(stderr)
+    if "problems" in facts:
+        problems = [Problem(**{**p, "span": p["span"] and tuple(p["span"])}) for p in facts["problems"]]
+        kind = next((k for k in FlexVAEError.__subclasses__() if k.code == facts["code"]), FlexVAEError)
+        raise kind(*problems) from cause
+    if ended is None:
+        facts.setdefault("outcome", "time")
+    elif ended == -signal.SIGKILL:
+        facts.setdefault("outcome", "killed")
+    if "error" in facts or "outcome" not in facts:
+        reason = facts.get("error") or f"its process ended with status {ended} ({_last_line(stderr)})"
+        what = f"a training step at batch {batch} fails: {reason}"
+        raise FlexVAEError(what, hint="FLEXVAE_DEBUG=1 shows where") from cause
+    return Trial(batch, **facts)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")

@@ -1,0 +1,106 @@
+"""Going on from a checkpoint: what may have changed, what must not, and what is put back."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from flexvae_cli.engine.checkpoint import Checkpoint, require_same_tensors
+from flexvae_cli.engine.optimizer import restore_optimizer
+from flexvae_cli.engine.vae import VAE
+from flexvae_cli.errors import Problem, UsageError
+from flexvae_cli.plan import Plan
+
+FREE_TABLES = ("infer", "encode", "mem", "plugins")
+FREE_KEYS = (
+    "data.cache",
+    "data.workers",
+    "model.decoder",  # the structures themselves are compared, not where they lie
+    "model.encoder",
+    "model.init",  # only a start reads it
+    "train.allocator",
+    "train.checkpoint_every",
+    "train.epochs",
+    "train.keep_last",
+    "train.log_every",
+    "train.max_steps",
+    "train.preview_every",
+    "train.run_dir",
+    "train.validate_every",
+)
+"""What a resumed run may change; every other key decides what the weights become."""
+
+
+def run_state(plan: Plan, fingerprint: str, device: torch.device, metrics_offset: int) -> dict[str, Any]:
+    """What `state.json` says beside the step."""
+    return {
+        "settings": plan.settings.model_dump(mode="json"),
+        "data": fingerprint,
+        "environment": environment(device),
+        "metrics_offset": metrics_offset,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What bit-identity holds within: the same library, machine type, device type and thread count."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def require_same_run(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Refuse a config that would not continue the run but make another one of it.
+
+    Raises:
+        UsageError: every setting that differs, with both values.
+    """
+    before, now = flat(checkpoint.state.get("settings", {})), flat(plan.settings.model_dump(mode="json"))
+    problems = [
+        Problem(f"{key} is {now.get(key)!r}, the run was started with {before.get(key)!r}")
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_KEYS and key.partition(".")[0] not in FREE_TABLES
+    ]
+    described = plan.net.describe()
+    problems += [
+        Problem(f"the structure of the {part} is not the one that the run was started with", f"model.{part}")
+        for part in ("encoder", "decoder")
+        if described[part] != checkpoint.model.get(part)
+    ]
+    if problems:
+        hint = "put them back to resume, or train in another train.run_dir"
+        raise UsageError(*problems, Problem("a resumed run keeps its settings", str(checkpoint.path), hint=hint))
+
+
+def changes(checkpoint: Checkpoint, fingerprint: str, device: torch.device) -> list[str]:
+    """What is allowed to differ, but ends bit-identity with an uninterrupted run."""
+    found = []
+    if checkpoint.state.get("data") != fingerprint:
+        found.append("the training images are not the ones that the run was started with")
+    before, now = checkpoint.state.get("environment", {}), environment(device)
+    found += [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    return found
+
+
+def restore(checkpoint: Checkpoint, vae: VAE, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and optimizer state back.
+
+    Raises:
+        ModelError: they do not fit.
+    """
+    weights = checkpoint.weights()
+    require_same_tensors(weights, vae.state_dict(), checkpoint.path)
+    vae.load_state_dict(weights)
+    restore_optimizer(optimizer, vae, checkpoint.optimizer(), checkpoint.path)
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"seed": 0}}` -> `{"train.seed": 0}`."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result

@@ -1,0 +1,40 @@
+"""The autoencoder as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from flexvae_cli.api import Batch, Encoded
+
+
+class VAE(nn.Module):
+    """Encoder, bottleneck, decoder. Samples are (b, c, *space) in [-1, 1].
+
+    Args:
+        encoder: (b, c, *space) to what the bottleneck takes.
+        bottleneck: the encoder's output to `Encoded`.
+        decoder: latents (b, c', *space') to samples, or to their logits.
+        logits: whether the decoder's output is logits, mapped to samples by a sigmoid.
+    """
+
+    def __init__(self, encoder: nn.Module, bottleneck: nn.Module, decoder: nn.Module, *, logits: bool = False) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.logits = logits
+
+    def encode(self, x: Tensor) -> Encoded:
+        return self.bottleneck(self.encoder(x))
+
+    def to_samples(self, output: Tensor) -> Tensor:
+        """The decoder's output as samples: not clamped, so that a loss has gradients beyond [-1, 1]."""
+        return output.sigmoid() * 2 - 1 if self.logits else output
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.to_samples(self.decoder(z))
+
+    def forward(self, x: Tensor) -> Batch:
+        encoded = self.encode(x)
+        output = self.decoder(encoded.z)
+        return Batch(x, output, self.to_samples(output), encoded)

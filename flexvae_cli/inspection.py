@@ -1,0 +1,308 @@
+"""What a structure, a config, a run or a model is made of, layer by layer: the answer of `flexvae inspect`."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from flexvae_cli import plugins
+from flexvae_cli.api.trace import Reach, Shape, Step, local, text
+from flexvae_cli.assumed_input import assumed_input
+from flexvae_cli.codes import Bound
+from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.jsonfile import JSONError, parse_json, read_text
+from flexvae_cli.net import Net, from_description
+from flexvae_cli.registry import Registry
+from flexvae_cli.structure import Item, Leaf, Structure, Sum, read_structure
+from flexvae_cli.tracing import Fallback, Row, Trace, trace
+
+MODEL = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A layer of the expanded net, or a residual entry, whose layers follow it.
+
+    Attributes:
+        key: its place, `3` or `3.body.0`.
+        takes, gives: shapes, (channels, *space).
+        reach: which positions of the target's input one of its outputs sees.
+        row: the layer's trace; None for a residual entry.
+    """
+
+    key: str
+    where: str
+    takes: Shape
+    gives: Shape
+    reach: Reach
+    row: Row | None = None
+
+    @property
+    def code(self) -> str:
+        return self.row.bound.code if self.row else "residual"
+
+    @property
+    def layer(self) -> str:
+        """What the layer is, in a few words."""
+        return short(self.row.bound.spec.summary) if self.row else "Sum of body and shortcut"
+
+    @property
+    def parameters(self) -> int:
+        return self.row.parameters if self.row else 0
+
+    @property
+    def macs(self) -> int:
+        return self.row.macs if self.row else 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.row.notes if self.row else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One list of layers of the target: `encoder`, `bottleneck`, `decoder`, or `structure` where it stands alone."""
+
+    name: str
+    structure: Structure | None
+    trace: Trace
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a good engineer would point out, and the layers that it is about."""
+
+    text: str
+    places: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of a target at one input shape.
+
+    Attributes:
+        target: what was inspected, as a person would write it.
+        shape: the input, (channels, *space).
+        assumed: the input was neither given nor recorded.
+        net: the autoencoder; None for a lone structure.
+        multiples: per axis, the number that divides every size that comes back as large as it went in.
+    """
+
+    target: str
+    kind: Literal["structure", "config", "model"]
+    shape: Shape
+    assumed: bool
+    parts: tuple[Part, ...]
+    net: Net | None = None
+    multiples: Shape | None = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.trace.parameters for part in self.parts)
+
+    @property
+    def macs(self) -> int:
+        return sum(part.trace.macs for part in self.parts)
+
+    @property
+    def gives(self) -> Shape:
+        return self.parts[-1].trace.gives
+
+    @property
+    def latent(self) -> Shape | None:
+        return self.parts[1].trace.gives if self.net else None
+
+    @property
+    def compression(self) -> float | None:
+        """How many times fewer numbers the latent has than the input."""
+        return prod(self.shape) / prod(self.latent) if self.latent else None
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """The layers' notes, equal ones together, then those on the whole net."""
+        places: dict[str, list[tuple[str, str]]] = {}
+        for part in self.parts:
+            for line in part.lines:
+                for note in line.notes:
+                    places.setdefault(note, []).append((part.name, line.key))
+        whole = self._size_note()
+        return (*(Note(note, tuple(at)) for note, at in places.items()), *((Note(whole),) if whole else ()))
+
+    def _size_note(self) -> str:
+        if self.net is None or self.gives == self.shape:
+            return ""
+        what = f"the decoder gives {text(self.gives)}, the encoder takes {text(self.shape)}"
+        if self.gives[0] != self.shape[0]:
+            return f"{what}: the channels must be the same to train"
+        try:
+            fitting = self.net.fitting(self.shape[1:])
+        except UsageError:
+            return f"{what}; no size near it comes back as large as it went in"
+        return f"{what}: to train, choose {text(fitting)}; elsewhere samples are padded to that and cropped back"
+
+
+def inspect_target(target: Path | None, shape: Shape | None = None, overrides: Sequence[str] = ()) -> Inspection:
+    """Read and trace whatever `target` is.
+
+    Args:
+        target: a structure file, a config, a run, a checkpoint or a bundle; by default the working directory's config.
+        shape: the input to trace with, (channels, *space), instead of the target's own.
+        overrides: `KEY=VALUE` each, for a config.
+
+    Raises:
+        UsageError: everything that is wrong with the files, or with how their layers fit together.
+        ModelError: a model's description is damaged, or names layers that are not installed.
+    """
+    registry = plugins.installed().registry
+    measured = meta_fallback()
+    if target is None or target.suffix == ".toml":
+        return _config(target, shape, overrides, registry, measured)
+    if overrides:
+        raise UsageError("--set changes the keys of a config, and this is none", where=str(target))
+    if not target.exists():
+        raise UsageError(
+            "no such file or folder", where=str(target), hint="give a structure, a config, a run or a model"
+        )
+    if target.is_dir():
+        target = model_description(target)
+    elif target.name != MODEL:
+        return _structure(read_structure(target, registry), shape, measured)
+    net = from_description(_read_model(target), registry, str(target), measured)
+    return _net(net, str(target), "model", shape)
+
+
+def meta_fallback() -> Fallback:
+    """Measures layers without a static rule, each once per shape; torch is imported when the first one comes."""
+    known: dict[tuple[str, Shape], Step] = {}
+
+    def measure(bound: Bound, shape: Shape) -> Step:
+        from flexvae_cli.engine.build import meta_step
+
+        if (bound.code, shape) not in known:
+            known[bound.code, shape] = meta_step(bound, shape)
+        return known[bound.code, shape]
+
+    return measure
+
+
+def read_shape(written: str) -> Shape:
+    """`3x256x256` -> (3, 256, 256).
+
+    Raises:
+        UsageError: it is no shape.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9}){1,3}", written, re.ASCII) or 0 in map(int, written.split("x")):
+        raise UsageError(f"--input wants channels x size, as in 3x256x256, not '{written}'")
+    return tuple(int(n) for n in written.split("x"))
+
+
+def model_description(folder: Path) -> Path:
+    """The `model.json` of a bundle or checkpoint, or of the newest checkpoint of a run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    checkpoints = [p for p in (*folder.glob("step-*"), *folder.glob("ckpt/step-*")) if (p / MODEL).is_file()]
+    found = folder if (folder / MODEL).exists() else max(checkpoints, key=lambda p: p.name, default=None)
+    if found is None:
+        raise ModelError("holds no model", where=str(folder), hint="give a run directory, a checkpoint or a bundle")
+    return found / MODEL
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    try:
+        description = parse_json(read_text(path))
+    except JSONError as problem:
+        raise ModelError(str(problem), where=f"{path}:{problem.position}" if problem.position else str(path)) from None
+    if not isinstance(description, dict):
+        raise ModelError("is not the description of a model", where=str(path))
+    return description
+
+
+def _config(
+    path: Path | None, shape: Shape | None, overrides: Sequence[str], registry: Registry, measured: Fallback
+) -> Inspection:
+    from flexvae_cli.config import find_config, load_config
+    from flexvae_cli.plan import net_of
+
+    config = load_config(find_config(path), overrides)
+    problems: list[Problem] = []
+    net = net_of(config, registry.preferring(config.settings.plugins.prefer), measured, problems)
+    if net is None or problems:
+        raise UsageError(*problems)
+    return _net(net, str(config.path), "config", shape)
+
+
+def _net(net: Net, target: str, kind: Literal["config", "model"], shape: Shape | None) -> Inspection:
+    shape = shape or net.shape
+    problems: list[Problem] = []
+    traces = net.traces(shape, problems)
+    if problems:
+        raise UsageError(*problems)
+    middle = (Leaf("0", net.bottleneck, "model.bottleneck"),)
+    encoder, bottleneck, decoder = traces
+    parts = (
+        _part("encoder", net.encoder, encoder, net.encoder.expanded(), local(len(shape) - 1)),
+        _part("bottleneck", None, bottleneck, middle, encoder.reach),
+        _part("decoder", net.decoder, decoder, net.decoder.expanded(), bottleneck.reach),
+    )
+    return Inspection(target, kind, shape, False, parts, net, _multiples(net))
+
+
+def _multiples(net: Net) -> Shape | None:
+    """Per axis, the distance between two sizes that come back as they went in, where it divides them."""
+    try:
+        one = net.fitting(net.shape[1:])
+        next_one = net.fitting(tuple(n + 1 for n in one))
+    except UsageError:
+        return None
+    steps = tuple(b - a for a, b in zip(one, next_one, strict=True))
+    return steps if not any(n % step for n, step in zip(one, steps, strict=True)) else None
+
+
+def _structure(structure: Structure, given: Shape | None, measured: Fallback) -> Inspection:
+    shape = given or assumed_input(structure, measured)
+    problems: list[Problem] = []
+    items = structure.expanded()
+    traced = trace(items, shape, problems, measured)
+    if problems:
+        hint = "" if given else f"the input {text(shape)} was assumed; choose one with --input"
+        raise UsageError(*problems[:-1], replace(problems[-1], hint=problems[-1].hint or hint))
+    part = _part("structure", structure, traced, items, local(len(shape) - 1))
+    return Inspection(structure.name, "structure", shape, given is None, (part,))
+
+
+def _part(name: str, structure: Structure | None, traced: Trace, items: Sequence[Item], reach: Reach) -> Part:
+    lines: list[Line] = []
+    _lines(items, iter(traced.rows), traced.takes, reach, lines)
+    return Part(name, structure, traced, tuple(lines))
+
+
+def _lines(
+    items: Sequence[Item], rows: Iterator[Row], shape: Shape, reach: Reach, lines: list[Line]
+) -> tuple[Shape, Reach]:
+    """Add a line for each item, a residual entry before its layers; returns shape and reach behind the items."""
+    for item in items:
+        if isinstance(item, Sum):
+            place = len(lines)
+            after, body = _lines(item.body, rows, shape, reach, lines)
+            _, shortcut = _lines(item.shortcut, rows, shape, reach, lines)
+            lines.insert(place, Line(item.key, item.where, shape, after, body.union(shortcut)))
+            shape, reach = after, body.union(shortcut)
+        else:
+            row = next(rows)
+            lines.append(Line(row.key, row.where, row.takes, row.gives, row.reach, row))
+            shape, reach = row.gives, row.reach
+    return shape, reach
+
+
+def short(summary: str) -> str:
+    """The head of a docstring's first sentence: what the thing is, in a few words."""
+    head = re.split(r"[.:;](?:\s|$)|[,(]", summary, maxsplit=1)[0]
+    return textwrap.shorten(head, 32, placeholder=" ...")

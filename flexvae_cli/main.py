@@ -1,0 +1,95 @@
+"""The command line: mounts the commands and turns errors into exit codes. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from flexvae_cli import __version__, ui
+from flexvae_cli.commands import config
+from flexvae_cli.commands.decode import decode
+from flexvae_cli.commands.encode import encode
+from flexvae_cli.commands.export import export
+from flexvae_cli.commands.infer import infer
+from flexvae_cli.commands.inspect import inspect
+from flexvae_cli.commands.interpolate import interpolate
+from flexvae_cli.commands.layers import layers
+from flexvae_cli.commands.mem import mem
+from flexvae_cli.commands.plugins import plugins
+from flexvae_cli.commands.sample import sample
+from flexvae_cli.commands.train import train
+from flexvae_cli.errors import Exit, FlexVAEError
+
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Define and check": {"inspect": inspect, "layers": layers, "plugins": plugins},
+    "Train": {"train": train, "mem": mem},
+    "Use a trained model": {
+        "infer": infer,
+        "encode": encode,
+        "decode": decode,
+        "sample": sample,
+        "interpolate": interpolate,
+        "export": export,
+    },
+}
+
+app = typer.Typer(
+    name="flexvae",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(config.app, name="config", rich_help_panel="Define and check")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        ui.data(f"flexvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")] = False,
+    strict_plugins: Annotated[
+        bool, typer.Option("--strict-plugins", help="Stop with exit code 7 where a plugin has a problem.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Define, check, train, measure and ship autoencoders whose encoder and decoder are lists of layer codes."""
+    ui.output.quiet = quiet
+    if strict_plugins:
+        from flexvae_cli.plugins import installed
+
+        installed().require_sound()
+
+
+def run() -> None:
+    """The entry point of `flexvae`: never a traceback, unless `FLEXVAE_DEBUG=1` asks for it."""
+    if os.environ.get("FLEXVAE_DEBUG") == "1":
+        app()
+        return
+    try:
+        app()
+    except FlexVAEError as error:
+        ui.error(error)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        # The reader went away (`| head`): point stdout elsewhere, or Python complains while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.DONE)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:  # whatever else happens is our fault, and is said in one line
+        first = (str(error).splitlines() or [""])[0]
+        ui.error(FlexVAEError(f"unexpected {type(error).__name__}: {first}", hint="FLEXVAE_DEBUG=1 shows where"))
+        sys.exit(Exit.UNEXPECTED)

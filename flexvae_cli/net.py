@@ -1,0 +1,163 @@
+"""An autoencoder as data: two structures and a bottleneck, checked and traced as one, without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flexvae_cli.api.trace import Shape, text
+from flexvae_cli.codes import Bound
+from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.registry import Registry
+from flexvae_cli.structure import Leaf, Structure, bind_code, parse_structure
+from flexvae_cli.tracing import Fallback, Trace, trace
+
+
+@dataclass(frozen=True)
+class Net:
+    """Encoder, bottleneck and decoder for samples of one shape.
+
+    Attributes:
+        shape: a sample, (channels, *space); other sizes are padded to one that the net can take.
+        distributions: distribution -> version of every plugin in use.
+        fallback: measures layers that have no static rule.
+    """
+
+    encoder: Structure
+    bottleneck: Bound
+    decoder: Structure
+    shape: Shape
+    distributions: dict[str, str]
+    fallback: Fallback | None = None
+
+    def traces(self, shape: Shape, problems: list[Problem]) -> tuple[Trace, Trace, Trace]:
+        """Encoder, bottleneck and decoder at `shape`, in one go."""
+        middle = (Leaf("0", self.bottleneck, "model.bottleneck"),)
+        encoder = trace(self.encoder.expanded(), shape, problems, self.fallback)
+        if not encoder.complete:
+            return encoder, trace((), encoder.gives, problems), trace((), encoder.gives, problems)
+        bottleneck = trace(middle, encoder.gives, problems, self.fallback, encoder.reach, "from the encoder")
+        if not bottleneck.complete:
+            return encoder, bottleneck, trace((), bottleneck.gives, problems)
+        origin = f"from the bottleneck {self.bottleneck.code}"
+        decoder = trace(self.decoder.expanded(), bottleneck.gives, problems, self.fallback, bottleneck.reach, origin)
+        return encoder, bottleneck, decoder
+
+    def checked(self) -> tuple[Trace, Trace, Trace]:
+        """The traces at the net's own shape.
+
+        Raises:
+            UsageError: parts do not fit, or the decoder does not give back what the encoder takes.
+        """
+        problems: list[Problem] = []
+        parts = self.traces(self.shape, problems)
+        if not problems and parts[2].complete and parts[2].gives != self.shape:
+            gives = text(parts[2].gives)
+            problems.append(
+                Problem(f"the decoder gives {gives}, the encoder takes {text(self.shape)}", self.decoder.name)
+            )
+        if problems:
+            raise UsageError(*problems)
+        return parts
+
+    @cached_property
+    def latent_shape(self) -> Shape:
+        """The latent of a sample of the net's own shape."""
+        return self.traces(self.shape, [])[1].gives
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.traces(self.shape, []))
+
+    def fitting(self, space: Shape) -> Shape:
+        """The smallest size, from `space` up, that comes back from the decoder as large as it went in.
+
+        Raises:
+            UsageError: there is none within reach.
+        """
+        return tuple(self._fitting_axis(axis, size) for axis, size in enumerate(space))
+
+    def _fitting_axis(self, axis: int, size: int) -> int:
+        cache: dict[tuple[int, int], int] = self.__dict__.setdefault("_fitting_sizes", {})
+        if (axis, size) not in cache:
+            reduction = math.ceil(self.shape[axis + 1] / max(1, self.latent_shape[axis + 1]))
+            for candidate in range(size, size + 8 * reduction + 64):
+                shape = list(self.shape)
+                shape[axis + 1] = candidate
+                problems: list[Problem] = []
+                decoder = self.traces(tuple(shape), problems)[2]
+                same = decoder.gives[0] == shape[0] and decoder.gives[axis + 1] == candidate  # each axis by itself
+                if same and not problems and decoder.complete:
+                    cache[axis, size] = candidate
+                    break
+            else:
+                raise UsageError(f"no size from {size} up comes back from this net as large as it went in")
+        return cache[axis, size]
+
+    def describe(self) -> dict[str, Any]:
+        """What a model file says of the net; `from_description` is the way back."""
+        return {
+            "encoder": self.encoder.document,
+            "bottleneck": self.bottleneck.code,
+            "decoder": self.decoder.document,
+            "input": list(self.shape),
+            "plugins": self.distributions,
+        }
+
+
+def make_net(
+    encoder: Structure, bottleneck: str, decoder: Structure, shape: Shape, registry: Registry, fallback: Fallback | None
+) -> Net:
+    """Put the parts together.
+
+    Raises:
+        UsageError: the bottleneck's code is wrong.
+    """
+    problems: list[Problem] = []
+    distributions = {**encoder.distributions, **decoder.distributions}
+    bound = bind_code(bottleneck, "bottleneck", registry, "model.bottleneck", problems, distributions)
+    if bound is not None and bound.count != 1:
+        problems.append(Problem("there is one bottleneck; leave the count out", "model.bottleneck", bottleneck))
+    if bound is None or problems:
+        raise UsageError(*problems)
+    return Net(encoder, bound, decoder, shape, dict(sorted(distributions.items())), fallback)
+
+
+def from_description(
+    description: dict[str, Any], registry: Registry, name: str, fallback: Fallback | None = None
+) -> Net:
+    """The net that a model file describes.
+
+    Args:
+        description: what `Net.describe` wrote.
+        registry: the installed specs.
+        name: what messages call the model.
+        fallback: measures layers that have no static rule.
+
+    Raises:
+        ModelError: the description is incomplete, or names codes that are not installed, with what to install.
+    """
+    try:
+        shape = tuple(description["input"])
+        if not (len(shape) > 1 and all(type(n) is int and n > 0 for n in shape)):
+            raise ModelError(f"'input' is {shape}, not a shape", where=name)
+        encoder = parse_structure(description["encoder"], registry, f"{name}: encoder")
+        decoder = parse_structure(description["decoder"], registry, f"{name}: decoder")
+        return make_net(encoder, description["bottleneck"], decoder, shape, registry, fallback)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"the model's description lacks or garbles {error}", where=name) from None
+    except UsageError as error:
+        raise ModelError(*error.problems, *_missing(description, registry)) from None
+
+
+def _missing(description: dict[str, Any], registry: Registry) -> list[Problem]:
+    """The plugins that the model was made with and that are not installed here."""
+    recorded = description.get("plugins", {})
+    here = {entry.distribution for kind in ("layer", "bottleneck", "loss") for entry in registry.all(kind)}
+    absent = {n: v for n, v in recorded.items() if n not in here} if isinstance(recorded, dict) else {}
+    return [
+        Problem(f"the model was made with {n} {v}, which is not installed", hint=f"pip install {n}")
+        for n, v in absent.items()
+    ]

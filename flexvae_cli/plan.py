@@ -1,0 +1,148 @@
+"""A config made into a plan: all that training needs is read, bound, traced and checked before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexvae_cli import plugins
+from flexvae_cli.codes import Bound
+from flexvae_cli.config import Config
+from flexvae_cli.errors import Problem, UsageError
+from flexvae_cli.net import Net, make_net
+from flexvae_cli.registry import Registry
+from flexvae_cli.settings import Settings
+from flexvae_cli.structure import Structure, bind_code, read_structure
+from flexvae_cli.tracing import Fallback, Trace
+
+SSIM_WINDOW = 11
+MOST_PARAMETERS = 1_000_000_000
+LOSSES_OF_OTHER_KEYS = {"kld": "loss.kld_weight", "ssim": "loss.ssim_metrics", "sparse": "loss.sparse_metrics"}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of the total loss: `weight * loss`."""
+
+    name: str
+    bound: Bound
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        net: the autoencoder.
+        encoder, bottleneck, decoder: its traces at the training shape.
+        terms: the loss, term by term; the first is the reconstruction.
+    """
+
+    settings: Settings
+    net: Net
+    encoder: Trace
+    bottleneck: Trace
+    decoder: Trace
+    terms: tuple[Term, ...]
+
+    @property
+    def parameters(self) -> int:
+        return self.encoder.parameters + self.bottleneck.parameters + self.decoder.parameters
+
+    @property
+    def output(self) -> str:
+        """What the decoder gives: `samples` in [-1, 1], or `logits`."""
+        return "logits" if self.terms[0].bound.spec.name == "bce" else "samples"
+
+
+def make_plan(config: Config, fallback: Fallback | None = None) -> Plan:
+    """Check a config against the structures that it names and the plugins that are installed.
+
+    Args:
+        config: a loaded config.
+        fallback: measures layers that have no static rule; without it they are left to the build.
+
+    Raises:
+        UsageError: everything that is wrong.
+    """
+    settings = config.settings
+    registry = plugins.installed().registry.preferring(settings.plugins.prefer)
+    problems: list[Problem] = []
+    net = net_of(config, registry, fallback, problems)
+    terms = _terms(settings, registry, net, problems)
+    problems += _data_problems(settings)
+    if net is None or problems:
+        raise UsageError(*problems)
+    traces = net.checked()
+    plan = Plan(settings, net, *traces, terms=terms)
+    if plan.parameters > MOST_PARAMETERS:
+        raise UsageError(f"the net has {plan.parameters:,} parameters; the most is {MOST_PARAMETERS:,}")
+    return plan
+
+
+def net_of(config: Config, registry: Registry, fallback: Fallback | None, problems: list[Problem]) -> Net | None:
+    """The net that a config names; what is wrong is added to `problems`."""
+    model = config.settings.model
+    parts: list[Structure] = []
+    for path in (model.encoder, model.decoder):
+        try:
+            parts.append(read_structure(path, registry, _shown(path)))
+        except UsageError as error:
+            problems += error.problems
+    if len(parts) < 2:
+        return None
+    try:
+        return make_net(parts[0], model.bottleneck, parts[1], config.settings.data.input, registry, fallback)
+    except UsageError as error:
+        problems += error.problems
+        return None
+
+
+def _shown(path: object) -> str:
+    """A path as a person would write it from here."""
+    import os
+
+    relative = os.path.relpath(str(path))
+    return str(path) if relative.startswith("..") else relative
+
+
+def _terms(settings: Settings, registry: Registry, net: Net | None, problems: list[Problem]) -> tuple[Term, ...]:
+    """The seed's formula: alpha * reconstruction + kld_weight * KLD + ssim * beta * (1 - SSIM) + sparse."""
+    loss = settings.loss
+    wanted = [("reconstruction", loss.reconstruction, loss.alpha)]
+    if net is None or net.bottleneck.spec.name == "KL":
+        wanted.append(("kld", "kld", loss.kld_weight))
+    elif "kld_weight" in loss.model_fields_set and loss.kld_weight:
+        problems.append(Problem(f"loss.kld_weight wants a KL bottleneck; this one is {net.bottleneck.code}"))
+    if loss.ssim_metrics:
+        wanted.append(("ssim", "ssim", loss.beta))
+        if min(settings.data.input[1:]) < SSIM_WINDOW:
+            problems.append(Problem(f"loss.ssim_metrics wants sides of at least {SSIM_WINDOW} pixels in data.input"))
+    if loss.sparse_metrics:
+        wanted.append(("sparse", "sparse", 1.0))
+    if (key := LOSSES_OF_OTHER_KEYS.get(loss.reconstruction)) is not None:
+        problems.append(Problem(f"loss.reconstruction: '{loss.reconstruction}' does not compare samples; it has {key}"))
+    terms = []
+    for name, code, weight in wanted:
+        bound = bind_code(code, "loss", registry, f"loss.{name}", problems, {})
+        if bound is not None:
+            terms.append(Term(name, bound, weight))
+    return tuple(terms)
+
+
+def _data_problems(settings: Settings) -> list[Problem]:
+    data, problems = settings.data, []
+    if len(data.input) != 3:
+        problems.append(Problem("data.input: images are channels x height x width, as in '3x256x256'"))
+    elif data.input[0] > 4:
+        problems.append(
+            Problem(f"data.input: images have 1 to 4 channels (grey, grey + alpha, RGB, RGBA), not {data.input[0]}")
+        )
+    elif data.resize == "none" and data.min_size and data.min_size < max(data.input[1:]):
+        problems.append(
+            Problem(
+                f"data.min_size {data.min_size} is below the input, and data.resize = 'none' does not enlarge",
+                hint="use resize = 'cover', or leave min_size out",
+            )
+        )
+    return problems

@@ -1,0 +1,1 @@
+"""The seven layers of FlexVAE's structure language, as a plugin package."""

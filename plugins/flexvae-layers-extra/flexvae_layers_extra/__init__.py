@@ -1,0 +1,1 @@
+"""More layers for FlexVAE's structure language, as a plugin package."""

@@ -1,0 +1,146 @@
+"""Pooling, and other ways to fewer or more positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexvae_cli.api import Count, Padding, Size, layer, pool, resize, scale, shuffle, unshuffle
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@layer("AvgP", dims=2, trace=pool)
+def average_pool2d(
+    kernel_size: Size, stride: Size | None = None, padding: Padding = 0, *, count_include_pad: bool = True
+) -> nn.Module:
+    """2-D average pooling.
+
+    Args:
+        kernel_size: height and width of the window, in pixels.
+        stride: pixels from one window to the next; by default the kernel size.
+        padding: pixels of zero added on every side; at most half of the kernel.
+        count_include_pad: whether the added zeros count in the average.
+
+    Examples:
+        AvgP_2: 3x8x6 -> 3x4x3
+        AvgP_3x5_2_1x2_count-include-pad=false: 3x8x8 -> 3x4x4
+    """
+    from torch import nn
+
+    return nn.AvgPool2d(kernel_size, stride, padding, count_include_pad=count_include_pad)
+
+
+@layer("AdAvgP", dims=2, trace=resize)
+def adaptive_average_pool2d(output_size: Size) -> nn.Module:
+    """2-D average pooling to a fixed size, whatever size comes in.
+
+    Args:
+        output_size: height and width that go out, in pixels.
+
+    Examples:
+        AdAvgP_2: 3x8x6 -> 3x2x2
+        AdAvgP_3x5: 3x7x12 -> 3x3x5
+    """
+    from torch import nn
+
+    return nn.AdaptiveAvgPool2d(output_size)
+
+
+@layer("AdMaxP", dims=2, trace=resize)
+def adaptive_max_pool2d(output_size: Size) -> nn.Module:
+    """2-D max pooling to a fixed size, whatever size comes in.
+
+    Args:
+        output_size: height and width that go out, in pixels.
+
+    Examples:
+        AdMaxP_2: 3x8x6 -> 3x2x2
+        AdMaxP_3x5: 3x7x12 -> 3x3x5
+    """
+    from torch import nn
+
+    return nn.AdaptiveMaxPool2d(output_size)
+
+
+@layer("PS", trace=lambda upscale_factor: shuffle(upscale_factor))
+def pixel_shuffle(upscale_factor: Count) -> nn.Module:
+    """Channels to space: (c * r^2, h, w) -> (c, h * r, w * r) (Shi et al., 2016, arXiv:1609.05158).
+
+    Data of one or three axes goes the same way, from c * r or c * r^3 channels.
+
+    Args:
+        upscale_factor: how many times larger every axis becomes (r).
+
+    Examples:
+        PS_2: 8x4x3 -> 2x8x6
+        PS_3: 6x5 -> 2x15
+        PS_2: 8x2x3x4 -> 1x4x6x8
+    """
+    from flexvae_layers_extra.blocks import Shuffle
+
+    return Shuffle(upscale_factor)
+
+
+@layer("PU", trace=lambda downscale_factor: unshuffle(downscale_factor))
+def pixel_unshuffle(downscale_factor: Count) -> nn.Module:
+    """Space to channels: (c, h * r, w * r) -> (c * r^2, h, w), the inverse of PS.
+
+    Data of one or three axes goes the same way, to c * r or c * r^3 channels.
+
+    Args:
+        downscale_factor: how many times smaller every axis becomes (r); divides their sizes.
+
+    Examples:
+        PU_2: 2x8x6 -> 8x4x3
+        PU_3: 2x15 -> 6x5
+        PU_2: 1x4x6x8 -> 8x2x3x4
+    """
+    from flexvae_layers_extra.blocks import Unshuffle
+
+    return Unshuffle(downscale_factor)
+
+
+@layer("UpB", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=1))
+def upsample_bilinear(scale_factor: Count) -> nn.Module:
+    """Bilinear upsampling by a whole factor; pixels are areas, their corners are not aligned.
+
+    Args:
+        scale_factor: how many times larger both axes become.
+
+    Examples:
+        UpB_2: 3x6x5 -> 3x12x10
+        UpB_3: 3x4x5 -> 3x12x15
+    """
+    from torch import nn
+
+    return nn.Upsample(scale_factor=scale_factor, mode="bilinear", align_corners=False)
+
+
+@layer("UpC", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=2))
+def upsample_bicubic(scale_factor: Count) -> nn.Module:
+    """Bicubic upsampling by a whole factor; pixels are areas, their corners are not aligned.
+
+    torch has no deterministic gradient of it on CUDA.
+
+    Args:
+        scale_factor: how many times larger both axes become.
+
+    Examples:
+        UpC_2: 3x8x7 -> 3x16x14
+        UpC_3: 3x6x7 -> 3x18x21
+    """
+    from torch import nn
+
+    return nn.Upsample(scale_factor=scale_factor, mode="bicubic", align_corners=False)
+
+
+LAYERS = [
+    average_pool2d,
+    adaptive_average_pool2d,
+    adaptive_max_pool2d,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample_bilinear,
+    upsample_bicubic,
+]

@@ -1,0 +1,122 @@
+"""What all tests share: no network, and a tiny model as training would have left it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
+ENCODER = ["C2d_3_8_3_2_1", "SiLU", "C2d_8_4_3_2_1"]  # 3xHxW -> 4 x H/4 x W/4, rounded up
+DECODER = ["C2d_2_8_3_1_1", "SiLU", "UpS_4", "C2d_8_3_3_1_1"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """No test, and nothing that a test runs in this process, reaches beyond this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _local_only(getattr(socket.socket, name)))
+        resolve = socket.getaddrinfo
+        patch.setattr(socket, "getaddrinfo", lambda host, *a, **k: resolve(_local(host), *a, **k))
+        yield
+
+
+def _local_only(connect: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family != socket.AF_UNIX:
+            _local(address[0])
+        return connect(self, address)
+
+    return guarded
+
+
+def _local(host: Any) -> Any:
+    if host not in LOOPBACK:
+        raise RuntimeError(f"a test tried to reach {host!r} over the network")
+    return host
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    """Write a run directory that holds one checkpoint of an untrained net; equal arguments make equal weights."""
+
+    def make(
+        run: Path,
+        *,
+        encoder: list[str] = ENCODER,
+        bottleneck: str = "KL",
+        decoder: list[str] = DECODER,
+        shape: tuple[int, ...] = (3, 16, 16),
+        seed: int = 0,
+        change: Callable[[dict[str, Any]], object] | None = None,
+        **description: Any,
+    ) -> Path:
+        import torch
+
+        from flexvae_cli.engine.build import build_vae
+        from flexvae_cli.engine.checkpoint import save_checkpoint
+        from flexvae_cli.net import make_net
+        from flexvae_cli.plugins import installed
+        from flexvae_cli.structure import parse_structure
+
+        registry = installed().registry
+        parts = [parse_structure(part, registry, name) for part, name in ((encoder, "encoder"), (decoder, "decoder"))]
+        net = make_net(parts[0], bottleneck, parts[1], shape, registry, None)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            weights = {name: 2 * tensor for name, tensor in build_vae(net).state_dict().items()}
+        if change is not None:
+            change(weights)
+        model = {
+            **net.describe(),
+            "output": "samples",
+            "preprocessing": {"background": "#ffffff", "exif": True},
+            "latents": {"mean": [0.5, -0.5], "std": [2.0, 0.5]},
+            **description,
+        }
+        save_checkpoint(run, 0, weights=weights, model=model, optimizer={}, state={})
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]) -> Path:
+    """A run directory whose model takes RGB images, with sides that are multiples of 4; others are padded."""
+    return make_model(tmp_path_factory.mktemp("model") / "run")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of images of odd sizes, in folders, two of which share a stem."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    for index, (name, height, width) in enumerate(
+        [("a.jpg", 16, 16), ("a.png", 16, 16), ("b/c.png", 37, 50), ("b/d.png", 40, 52), ("e/f.bmp", 20, 12)]
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flexvae() -> Callable[..., Any]:
+    """Run a command that uses a model, in this process: `flexvae("infer", model, photos, out)`."""
+    import typer
+    from typer.testing import CliRunner
+
+    from flexvae_cli.commands import decode, encode, export, infer, interpolate, sample
+
+    app = typer.Typer()
+    for module in (decode, encode, export, infer, interpolate, sample):
+        name = module.__name__.rpartition(".")[2]
+        app.command(name)(getattr(module, name))
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

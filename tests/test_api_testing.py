@@ -1,0 +1,247 @@
+"""`check_layer` passes a sound layer and names each defect that is planted in one."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flexvae_cli.api import Count, LayerSpec, Rule, conv, layer, pointwise, same
+from flexvae_cli.api.testing import check_layer
+
+
+class Around(nn.Module):
+    """A 3x3 convolution, then any function of its output."""
+
+    def __init__(self, channels: int, after: Callable[[torch.Tensor], Any] = lambda y: y) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.after = after
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.after(self.conv(x))
+
+
+def sound_rule(channels: int) -> Rule:
+    return conv(channels, channels, 3, padding=1)
+
+
+def declared(
+    build: Callable[[int], nn.Module], trace: Callable[..., Rule] | None = sound_rule, **marks: Any
+) -> LayerSpec:
+    """A layer whose module is `build(channels)`, described as a sound 3x3 convolution."""
+
+    @layer("Probe", trace=trace, **marks)
+    def probe(channels: Count) -> nn.Module:
+        """Probe.
+
+        Args:
+            channels: channels that come in and go out.
+
+        Examples:
+            Probe_4: 4x8x8 -> 4x8x8
+        """
+        return build(channels)
+
+    return probe
+
+
+def complaint(spec: LayerSpec) -> str:
+    """What check_layer says of a layer that breaks its contract."""
+    with pytest.raises(AssertionError) as error:
+        check_layer(spec)
+    return str(error.value)
+
+
+def does(after: Callable[[torch.Tensor], Any]) -> Callable[[int], nn.Module]:
+    return lambda channels: Around(channels, after)
+
+
+def draws_and_adds(y: torch.Tensor) -> torch.Tensor:
+    return y + torch.randn_like(y)
+
+
+def moves_default_dtype(y: torch.Tensor) -> torch.Tensor:
+    torch.set_default_dtype(torch.float64)
+    return y
+
+
+def moves_gradient_mode(y: torch.Tensor) -> torch.Tensor:
+    torch.set_grad_enabled(not torch.is_grad_enabled())
+    return y
+
+
+def silences_warnings(y: torch.Tensor) -> torch.Tensor:
+    warnings.simplefilter("ignore")
+    return y
+
+
+def warns(y: torch.Tensor) -> torch.Tensor:
+    warnings.warn("I am old", DeprecationWarning, stacklevel=1)
+    return y
+
+
+def cannot_run_on_meta(y: torch.Tensor) -> torch.Tensor:
+    return y * math.copysign(1, y.detach().sum().item())
+
+
+class Unsaved(Around):
+    """Keeps a random scale outside its state dict."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.factor = random.random()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x * self.factor + self.conv(x)
+
+
+class InPlace(Around):
+    def forward(self, x: torch.Tensor) -> Any:
+        with torch.no_grad():
+            x.mul_(0.5)
+        return super().forward(x)
+
+
+class Idle(Around):
+    """Has a parameter that it does not use."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.unused = nn.Parameter(torch.zeros(channels))
+
+
+class ZeroStart(nn.Module):
+    """x plus a scale that starts at zero times a convolution: its reach cannot be seen without moving the scale."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h: torch.Tensor = self.conv(x)
+        return x + self.scale * h
+
+
+def test_a_sound_layer_passes() -> None:
+    check_layer(declared(Around))
+    check_layer(declared(Around, trace=None))
+    check_layer(declared(Around, dims=2))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (does(lambda y: y[..., :-1]), "in training it gives 4x8x7, the example says 4x8x8"),
+        (does(lambda y: y.double()), "it turns float32 into torch.float64"),
+        (does(lambda y: y / 0), "its output is not finite"),
+        (does(lambda y: (y, y)), "it returns tuple, not a tensor"),
+        (does(lambda y: y.detach()), "no gradient reaches the input"),
+        (does(lambda y: y.round()), "no gradient reaches the input"),
+        (does(lambda y: y.detach()), "no gradient reaches the parameter conv.weight"),
+        (does(lambda y: y - y.mean(0)), "a sample's output depends on the other samples of the batch"),
+        (does(draws_and_adds), "in evaluation it draws random numbers"),
+        (does(moves_default_dtype), "it changes torch's default dtype from torch.float32 to torch.float64"),
+        (does(moves_gradient_mode), "it changes torch's gradient mode from True to False"),
+        (does(silences_warnings), "it changes the warning filters"),
+        (does(warns), "DeprecationWarning: I am old"),
+        (does(cannot_run_on_meta), "meta device: RuntimeError"),
+        (does(lambda y: y.float()), "as bfloat16, it returns torch.float32"),
+        (Unsaved, "loads the state dict of another gives another output"),
+        (InPlace, "in evaluation it changes its input in place"),
+        (Idle, "no gradient reaches the parameter unused"),
+    ],
+)
+def test_a_defect_of_the_module_is_caught(build: Callable[[int], nn.Module], message: str) -> None:
+    assert message in complaint(declared(build))
+
+
+def two_convolutions(channels: int) -> nn.Module:
+    return nn.Sequential(Around(channels), Around(channels))
+
+
+@pytest.mark.parametrize(
+    ("build", "trace", "message"),
+    [
+        (Around, lambda channels: conv(channels, channels, 3), "the trace rule says 4x6x6, the example 4x8x8"),
+        (
+            Around,
+            lambda channels: conv(channels, channels, 3, padding=1, bias=False),
+            "says 144 parameters, the module",
+        ),
+        (Around, lambda channels: pointwise(channels, 148), "reads 3 to 5 of axis 0, the rule says 4 to 4"),
+        (ZeroStart, lambda channels: pointwise(channels, 149), "reads 3 to 5 of axis 1, the rule says 4 to 4"),
+        (nn.Identity, sound_rule, "reads 4 to 4 of axis 0, the rule says 3 to 5"),
+        (Around, lambda channels: conv(2 * channels, channels, 3), "trace rule: ShapeError: takes 8 channels"),
+    ],
+)
+def test_a_wrong_rule_is_caught(build: Callable[[int], nn.Module], trace: Callable[..., Rule], message: str) -> None:
+    assert message in complaint(declared(build, trace))
+
+
+def test_a_layer_that_cannot_run_on_meta_may_say_so() -> None:
+    check_layer(declared(does(cannot_run_on_meta), meta=False))
+
+
+def test_an_example_of_another_number_of_axes_is_caught() -> None:
+    assert "the example has 2 axes, the spec says dims=3" in complaint(declared(Around, dims=3))
+
+
+def test_a_missing_description_is_caught() -> None:
+    @layer("Bare", trace=same)
+    def bare(slope: float = 1.0) -> nn.Module:
+        return nn.LeakyReLU(slope)
+
+    told = complaint(bare)
+    assert "the docstring has no summary line" in told
+    assert "the parameter slope has no help under Args:" in told
+    assert "the docstring has no example" in told
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ("Bare_2: 4x8x8 = 4x8x8", "the example line 'Bare_2: 4x8x8 = 4x8x8' does not read as"),
+        ("Bare_x: 4x8x8 -> 4x8x8", "Bare_x: does not run: ValueError: Bare slope wants a number, not 'x'"),
+        ("Other_2: 4x8x8 -> 4x8x8", "Other_2: does not run: ValueError: is not the code of one Bare"),
+        ("3*Bare_2: 4x8x8 -> 4x8x8", "3*Bare_2: does not run: ValueError: is not the code of one Bare"),
+    ],
+)
+def test_a_wrong_example_is_caught(example: str, message: str) -> None:
+    def bare(slope: float = 1.0) -> nn.Module:
+        return nn.LeakyReLU(slope)
+
+    bare.__doc__ = f"Bare.\n\nArgs:\n    slope: the slope.\n\nExamples:\n    Bare: 4x8x8 -> 4x8x8\n    {example}\n"
+    assert message in complaint(layer("Bare", trace=same)(bare))
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    told = complaint(declared(does(lambda y: y + y.detach().mean(0).double()), trace=same))
+    for message in (
+        "float64",
+        "depends on the other samples",
+        "0 parameters, the module has 148",
+        "the rule says 4 to 4",
+    ):
+        assert message in told
+
+
+def switches() -> Iterator[Any]:
+    yield torch.get_default_dtype()
+    yield torch.is_grad_enabled()
+    yield torch.get_rng_state().tolist()
+    yield list(warnings.filters)
+
+
+@pytest.mark.parametrize("act", [moves_default_dtype, moves_gradient_mode, silences_warnings, draws_and_adds])
+def test_the_callers_process_stays_as_it_was(act: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    before = list(switches())
+    complaint(declared(does(act)))
+    assert list(switches()) == before

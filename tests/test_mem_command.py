@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from flexvae_cli.commands.mem import document, mem, print_answer
+from flexvae_cli.config import load_config
+from flexvae_cli.engine.memory.answer import Answer
+from flexvae_cli.engine.memory.child import Request, Trial, run_trial
+from flexvae_cli.engine.memory.closed import states_of
+from flexvae_cli.engine.memory.search import Found
+from flexvae_cli.errors import Exit, FlexVAEError
+
+MIB = 2**20
+CONFIG = """
+[model]
+encoder = "encoder.json"
+decoder = "decoder.json"
+[data]
+source = "photos"
+input = "3x64x64"
+[train]
+run_dir = "run"
+max_steps = 1
+batch_size = 5
+accumulate = 3
+device = "cpu"
+"""
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a config."""
+    (tmp_path / "flexvae.toml").write_text(CONFIG)
+    (tmp_path / "encoder.json").write_text('["C2d_3_32_3_1_1", "VAERB_32_32", "C2d_32_8_4_4"]')
+    (tmp_path / "decoder.json").write_text('["C2d_4_32_3_1_1", "UpS_4", "VAERB_32_32", "C2d_32_3_3_1_1"]')
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the working directory was imported')")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(mem)
+    return CliRunner().invoke(app, arguments)
+
+
+def error(result: Result, code: Exit) -> str:
+    assert isinstance(result.exception, FlexVAEError)
+    assert result.exception.code == code
+    return str(result.exception)
+
+
+def test_the_largest_batch_is_one_that_was_run() -> None:
+    nothing = run("--memory", "1MiB", "--batch", "1", "--json")
+    assert "not even one sample fits into 1.0 MiB: batch 1 needs " in error(nothing, Exit.RESOURCES)
+    one = json.loads(nothing.stdout)
+    assert one["largest_batch"] == 0
+    assert one["bytes"]["total"] == sum(n for key, n in one["bytes"].items() if key != "total")
+
+    memory = one["bytes"]["total"] + 200 * MIB
+    result = run("--memory", str(memory), "--json", "--assert-batch", "4000")
+    answer = json.loads(result.stdout)
+    largest = answer["largest_batch"]
+    assert f"batch 4,000 does not fit; the largest that fits into {memory / MIB:.1f} MiB is {largest}" in error(
+        result, Exit.RESOURCES
+    )
+    assert "trying batch 2\n" in result.stderr
+    assert (answer["batch"], answer["accumulate"], answer["device"], answer["memory"]) == (2, 3, "cpu", memory)
+    assert len(answer["trials"]) <= 9
+    assert {"batch": largest, "outcome": "done"}.items() <= max(
+        (t for t in answer["trials"] if t["outcome"] == "done" and t["peak"] <= memory), key=lambda t: t["batch"]
+    ).items()
+
+    document = load_config(Path("flexvae.toml")).document
+    again = run_trial(Request(document, "flexvae.toml", largest, limit=memory + 40 * MIB))
+    assert again.outcome == "done"
+    assert run_trial(Request(document, "flexvae.toml", 2 * largest, limit=memory)).outcome == "memory"
+
+
+@pytest.fixture
+def answer() -> Answer:
+    measured = Trial(2, "done", "cpu", 2**34, 900 * MIB, 300 * MIB, MIB, 10)
+    beyond = Trial(9, "memory", "cpu", 2**34)
+    return Answer(measured, states_of(MIB, 10), 2**30, Found(8, beyond, (measured, beyond)), None)
+
+
+def test_the_table(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    print_answer(load_config(Path("flexvae.toml")), answer)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "a training step at batch 2 on cpu MiB".split()
+    cells = {line.rsplit(maxsplit=1)[0]: line.split()[-1] for line in lines if line.strip().endswith(".0")}
+    assert cells == {
+        "parameters": "4.0",
+        "gradients": "4.0",
+        "optimizer state (AdamW)": "8.0",
+        "activations and temporaries": "284.0",
+        "Python, torch and its buffers": "600.0",
+        "total": "900.0",
+    }
+    assert "largest batch that fits into 1.00 GiB: 8 (batch 9 needs more)" in lines
+    assert "a batch here is a micro-batch; 3 of them make train.batch_size" in lines
+
+
+def test_the_table_where_the_batch_does_not_fit_at_all(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    killed = Trial(2, "killed", "cpu", 2**34)
+    print_answer(load_config(Path("flexvae.toml")), Answer(killed, answer.states, 2**34, Found(1, killed, ()), None))
+    out = capsys.readouterr().out
+    assert "batch 2 was killed by the system, as if for memory; 16.00 GiB are available" in out
+    assert "unknown" in out
+
+
+def test_the_keys_of_json(answer: Answer) -> None:
+    assert document(load_config(Path("flexvae.toml")), answer) == {
+        "config": "flexvae.toml",
+        "device": "cpu",
+        "batch": 2,
+        "accumulate": 3,
+        "bytes": {
+            "parameters": 4 * MIB,
+            "gradients": 4 * MIB,
+            "optimizer": 8 * MIB + 40,
+            "activations": 284 * MIB - 40,
+            "overhead": 600 * MIB,
+            "total": 900 * MIB,
+        },
+        "available": 2**34,
+        "memory": 2**30,
+        "largest_batch": 8,
+        "too_large_batch": 9,
+        "trials": [
+            {"batch": 2, "outcome": "done", "peak": 900 * MIB},
+            {"batch": 9, "outcome": "memory", "peak": None},
+        ],
+    }
+
+
+def test_what_is_wrong_is_told_before_a_trial(work: Path) -> None:
+    assert "mem.memory" in error(run("--memory", "much"), Exit.USAGE)
+    assert "train.device" in error(run("--device", "tpu"), Exit.USAGE)
+    (work / "flexvae.toml").unlink()
+    assert "no config was given" in error(run(), Exit.USAGE)
+
+
+def test_a_device_that_is_not_there() -> None:
+    assert "'cuda:99' is not on this machine" in error(run("--device", "cuda:99"), Exit.USAGE)
+
+
+def test_asking_does_not_take_torch(work: Path) -> None:
+    code = "import sys; import flexvae_cli.commands.mem, flexvae_cli.engine.memory.answer; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -1,0 +1,370 @@
+"""Broken plugins of every kind: real distributions in a folder, each isolated, each named with what to mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import distributions, entry_points
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flexvae_cli import plugins
+from flexvae_cli.errors import Exit, PluginError, Problem, UsageError
+from flexvae_cli.main import app
+from flexvae_cli.registry import Registered
+
+HEAD = """
+from flexvae_cli.api import hookimpl, layer, bottleneck, same
+
+FLEXVAE_API = 1
+"""
+GOOD = (
+    HEAD
+    + """
+@layer("{code}", trace=same)
+def factory():
+    \"\"\"A layer.\"\"\"
+
+@hookimpl
+def flexvae_layers():
+    return [factory]
+"""
+)
+
+
+class Folder:
+    """A folder on `sys.path` that holds fake distributions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, name: str, source: str | None, version: str = "1.2", value: str = "") -> str:
+        """Install a distribution whose plugin module is `source`, or is missing; returns the module's name."""
+        module = f"plugin_of_{name.replace('-', '_')}"
+        if source is not None:
+            (self.path / f"{module}.py").write_text(source)
+        info = self.path / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[flexvae]\n{name} = {value or module}\n")
+        return module
+
+    def load(self, environment: Mapping[str, str] | None = None) -> plugins.Plugins:
+        """Load the core and what is in the folder, and nothing else that is installed."""
+        points = [point for point in entry_points(group=plugins.GROUP) if point.dist and point.dist.name == "flexvae"]
+        for distribution in distributions(path=[str(self.path)]):
+            points += distribution.entry_points.select(group=plugins.GROUP)
+        return plugins.load(points, environment or {})
+
+    def one(self, name: str, source: str | None, **given: str) -> plugins.Plugin:
+        """Add a distribution, load everything, check that the rest is sound, and return what became of this one."""
+        self.add(name, source, **given)
+        loaded = self.load()
+        assert isinstance(loaded.registry.find("layer", "C2d"), Registered)
+        assert [p.state for p in loaded.found if p.distribution == "flexvae"] == ["ok", "ok"]
+        return next(p for p in loaded.found if p.distribution == name)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Folder(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("plugin_of_")]:
+        del sys.modules[name]
+
+
+def line_of(source: str, text: str) -> int:
+    return next(n for n, line in enumerate(source.splitlines(), 1) if text in line)
+
+
+def test_a_good_plugin_brings_its_layers(folder):
+    plugin = folder.one("good", GOOD.format(code="Sine"), version="3.1")
+    assert (plugin.state, plugin.version, plugin.hooks) == ("ok", "3.1", ("flexvae_layers",))
+    found = folder.load().registry.find("layer", "Sine")
+    assert isinstance(found, Registered)
+    assert (found.distribution, found.version) == ("good", "3.1")
+
+
+RAISES_AT_IMPORT = {
+    "import-error": (
+        "x = 1\nimport no_such_module_here\n",
+        "ModuleNotFoundError: No module named 'no_such_module_here'",
+        2,
+    ),
+    "from-import": ("from flexvae_cli.api import no_such_name\n", "ImportError: cannot import name 'no_such_name'", 1),
+    "syntax": ("x = 1\ny = (\n", "SyntaxError: '(' was never closed", 2),
+    "exits": ("import sys\n\nsys.exit(3)\n", "SystemExit: 3", 3),
+    "raises": ("raise RuntimeError('no\\ndevice')\n", "RuntimeError: no", 1),
+    "silent": ("raise KeyError\n", "KeyError", 1),
+}
+
+
+@pytest.mark.parametrize("name", RAISES_AT_IMPORT)
+def test_an_exception_at_import_is_told_with_file_and_line(folder, name):
+    source, words, line = RAISES_AT_IMPORT[name]
+    plugin = folder.one(name, source)
+    (problem,) = plugin.problems
+    assert plugin.state == "failed"
+    assert problem.startswith(f"import fails: {words}")
+    assert f"plugin_of_{name.replace('-', '_')}.py:{line})" in problem
+    assert "\n" not in problem
+
+
+def test_a_missing_dependency_says_what_to_install(folder):
+    (problem,) = folder.one("needs", "import no_such_dependency.part\n").problems
+    assert "pip install what brings 'no_such_dependency', or uninstall the plugin" in problem
+
+
+def test_an_entry_point_to_a_deleted_module(folder):
+    (problem,) = folder.one("deleted", None).problems
+    assert "No module named 'plugin_of_deleted'" in problem
+    assert "uninstall the plugin" in problem
+
+
+def test_a_print_at_import_and_in_a_hook_does_not_reach_stdout(folder, capsys):
+    source = "print('hello from import')\n" + GOOD.format(code="Sine") + "    print()\n"
+    assert folder.one("prints", source.replace("    return", "    print('hello from hook')\n    return")).state == "ok"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "hello from import" in err
+    assert "hello from hook" in err
+
+
+def test_a_hook_with_an_argument(folder):
+    (problem,) = folder.one(
+        "argument", GOOD.format(code="Sine").replace("flexvae_layers()", "flexvae_layers(registry)")
+    ).problems
+    assert "hooks take no argument" in problem
+    assert "registry" in problem
+
+
+def test_a_misspelt_hook_with_the_nearest_name(folder):
+    plugin = folder.one("misspelt", GOOD.format(code="Sine").replace("flexvae_layers", "flexvae_layer"))
+    assert plugin.problems == ("there is no hook flexvae_layer; did you mean flexvae_layers?",)
+
+
+def test_importing_a_package_of_ours_is_no_misspelt_hook(folder):
+    assert (
+        folder.one("imports", "import flexvae_cli\nimport flexvae_layers_core\n" + GOOD.format(code="Sine")).state
+        == "ok"
+    )
+
+
+def test_a_hook_that_raises_keeps_the_other_hooks(folder):
+    source = (
+        GOOD.format(code="Sine")
+        + """
+@hookimpl
+def flexvae_bottlenecks():
+    raise ValueError("no codebook")
+"""
+    )
+    plugin = folder.one("half", source)
+    assert plugin.state == "partly"
+    assert [spec.name for spec in plugin.specs] == ["Sine"]
+    (problem,) = plugin.problems
+    assert problem.startswith("flexvae_bottlenecks() fails: ValueError: no codebook")
+    assert f"plugin_of_half.py:{line_of(source, 'no codebook')})" in problem
+
+
+WANTS = "it wants what @layer declares"
+RETURNS = {
+    "None": "flexvae_layers() returns NoneType; it wants a list of specs",
+    "factory": "flexvae_layers() returns LayerSpec; it wants a list of specs",
+    "[print]": "flexvae_layers() returns a builtin_function_or_method; " + WANTS,
+    "[bottleneck('B', trace=same)(lambda: 0)]": "flexvae_layers() returns a bottleneck B; " + WANTS,
+    "[factory, factory]": "flexvae_layers() returns 'Sine' twice",
+}
+
+
+@pytest.mark.parametrize("returned", RETURNS)
+def test_what_a_hook_returns_is_checked(folder, returned):
+    plugin = folder.one("wrong", GOOD.format(code="Sine").replace("return [factory]", f"return {returned}"))
+    assert plugin.problems == (RETURNS[returned],)
+
+
+def test_nothing_from_a_hook_is_told_beside_other_problems(folder):
+    source = GOOD.format(code="Sine").replace("return [factory]", "return None") + "\ndef flexvae_los(): ...\n"
+    assert len(folder.one("two", source).problems) == 2
+
+
+@pytest.mark.parametrize("code", ["1x", "A_B", "Größe", "C" * 40, "", "a b"])
+def test_a_bad_abbreviation_names_the_plugins_line(folder, code):
+    source = GOOD.format(code=code)
+    (problem,) = folder.one("abbreviation", source).problems
+    assert repr(code) in problem
+    assert "1 to 32 letters and digits, a letter first" in problem
+    assert f"plugin_of_abbreviation.py:{line_of(source, '@layer')})" in problem
+
+
+def test_a_bad_abbreviation_past_the_decorator(folder):
+    source = GOOD.format(code="Sine").replace(
+        "return [factory]", "import dataclasses\n    return [dataclasses.replace(factory, name='A_B')]"
+    )
+    (problem,) = folder.one("past", source).problems
+    assert "'A_B'" in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("", "states no FLEXVAE_API"), ("FLEXVAE_API = 99", "is written for FLEXVAE_API 99")]
+)
+def test_another_version_of_the_api(folder, line, words):
+    plugin = folder.one("version", GOOD.format(code="Sine").replace("FLEXVAE_API = 1", line))
+    (problem,) = plugin.problems
+    assert plugin.state == "failed"
+    assert problem.startswith(f"{words}; this FlexVAE has 1")
+
+
+def test_no_hook_at_all(folder):
+    (problem,) = folder.one("bare", "FLEXVAE_API = 1\n").problems
+    assert problem.startswith("implements no hook")
+
+
+def test_an_entry_point_to_something_that_is_no_module(folder):
+    source = "class Thing:\n    __slots__ = ()\n    FLEXVAE_API = 1\n\nthing = Thing()\n"
+    plugin = folder.one("thing", source, value="plugin_of_thing:thing")
+    assert plugin.state == "failed"
+    assert plugin.problems[0].startswith("cannot be registered: TypeError")
+
+
+def test_the_leftovers_of_a_broken_installation(folder):
+    folder.add("leftover", GOOD.format(code="Sine"))
+    (folder.path / "leftover-1.2.dist-info" / "METADATA").write_text("")
+    plugin = next(p for p in folder.load().found if p.distribution != "flexvae")
+    assert (plugin.distribution, plugin.version, plugin.state) == ("unknown", "unknown", "ok")
+
+
+def test_a_core_code_cannot_be_replaced(folder):
+    plugin = folder.one("thief", GOOD.format(code="C2d"))
+    assert plugin.problems == ("the layer 'C2d' belongs to flexvae and cannot be replaced",)
+    found = folder.load().registry.find("layer", "C2d")
+    assert isinstance(found, Registered)
+    assert found.distribution == "flexvae"
+
+
+def test_two_plugins_claim_a_code(folder):
+    folder.add("one", GOOD.format(code="Snake"))
+    folder.add("two", GOOD.format(code="Snake"))
+    loaded = folder.load()
+    assert all(plugin.state == "ok" for plugin in loaded.found)
+    clash = loaded.registry.find("layer", "Snake")
+    assert isinstance(clash, Problem)
+    assert clash.what == "the layer 'Snake' is claimed by 'one' and 'two'"
+    assert 'prefer = { Snake = "one" }' in clash.hint
+    chosen = loaded.registry.preferring({"Snake": "two"}).find("layer", "Snake")
+    assert isinstance(chosen, Registered)
+    assert chosen.distribution == "two"
+    with pytest.raises(UsageError, match="'three' does not bring the code 'Snake'"):
+        loaded.registry.preferring({"Snake": "three"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "loaded"),
+    [
+        ({}, {"one", "two"}),
+        ({"FLEXVAE_PLUGINS": "two"}, {"two"}),
+        ({"FLEXVAE_PLUGINS": " one , two "}, {"one", "two"}),
+        ({"FLEXVAE_NO_PLUGINS": "one"}, {"two"}),
+        ({"FLEXVAE_NO_PLUGINS": "all"}, set()),
+        ({"FLEXVAE_PLUGINS": "one,two", "FLEXVAE_NO_PLUGINS": "two"}, {"one"}),
+        ({"FLEXVAE_PLUGINS": ""}, {"one", "two"}),
+    ],
+)
+def test_the_environment_chooses_plugins_and_never_the_core(folder, environment, loaded):
+    folder.add("one", GOOD.format(code="One"))
+    folder.add("two", GOOD.format(code="Two"))
+    found = folder.load(environment)
+    assert {p.name for p in found.found if not p.skipped} == loaded | {"core", "builtin"}
+    assert {p.state for p in found.found if p.skipped} <= {"skipped"}
+    assert isinstance(found.registry.find("layer", "C2d"), Registered)
+    assert isinstance(found.registry.find("layer", "One"), Registered) == ("one" in loaded)
+
+
+def test_a_plugin_left_out_is_not_imported(folder):
+    module = folder.add("heavy", GOOD.format(code="Heavy"))
+    folder.load({"FLEXVAE_NO_PLUGINS": "heavy"})
+    assert module not in sys.modules
+
+
+def test_strictness_names_every_plugin_with_a_problem(folder):
+    folder.add("good", GOOD.format(code="Sine"))
+    folder.load().require_sound()
+    folder.add("bare", "FLEXVAE_API = 1\n", version="0.5")
+    folder.add("broken", "import no_such_module_here\n")
+    with pytest.raises(PluginError) as caught:
+        folder.load().require_sound()
+    assert caught.value.code == Exit.PLUGIN
+    assert [p.where for p in caught.value.problems] == ["plugin bare (bare 0.5)", "plugin broken (broken 1.2)"]
+
+
+def test_the_order_does_not_depend_on_the_path(folder):
+    for name in ("zebra", "alpha", "mid"):
+        folder.add(name, GOOD.format(code=name.title()))
+    assert [p.name for p in folder.load().found] == ["builtin", "core", "alpha", "mid", "zebra"]
+
+
+def flexvae(folder: Folder, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real command, with the folder's distributions installed."""
+    environment = {**os.environ, "PYTHONPATH": str(folder.path), **variables}
+    command = [sys.executable, "-m", "flexvae_cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_command_survives_broken_plugins(folder):
+    folder.add("exits", "import sys\nprint('noise')\nsys.exit(9)\n")
+    folder.add("broken", "x = (\n", version="0.7")
+    folder.add("good", GOOD.format(code="Sine"))
+    done = flexvae(folder, "plugins", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {p["distribution"]: p for p in json.loads(done.stdout)["plugins"]}
+    assert (found["exits"]["state"], found["broken"]["state"], found["good"]["state"]) == ("failed", "failed", "ok")
+    assert found["broken"]["version"] == "0.7"
+    assert "plugin_of_broken.py:1)" in found["broken"]["problems"][0]
+    assert found["good"]["specs"] == [{"kind": "layer", "name": "Sine"}]
+    assert "Traceback" not in done.stderr
+
+
+def test_strict_plugins_exits_with_7(folder):
+    folder.add("broken", "x = (\n")
+    done = flexvae(folder, "--strict-plugins", "plugins")
+    assert done.returncode == Exit.PLUGIN
+    assert "plugin broken (broken 1.2): import fails: SyntaxError" in done.stderr
+    assert flexvae(folder, "--strict-plugins", "plugins", FLEXVAE_NO_PLUGINS="all").returncode == 0
+
+
+@pytest.fixture
+def command(folder, monkeypatch):
+    """Runs `flexvae` in this process with the folder's plugins."""
+
+    def run(*arguments: str):
+        loaded = folder.load()
+        monkeypatch.setattr(plugins, "installed", lambda: loaded)
+        return CliRunner().invoke(app, list(arguments))
+
+    return run
+
+
+def test_the_table_and_its_problems(folder, command):
+    folder.add("broken", "x = (\n", version="0.7")
+    folder.add("good", GOOD.format(code="Sine"))
+    result = command("plugins")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert "1 layer " in rows["good"]
+    assert rows["good"].rstrip().endswith("ok")
+    assert "7 losses" in rows["builtin"]
+    assert "broken (broken 0.7): import fails: SyntaxError: '(' was never closed" in result.stdout
+    assert "ms" not in result.stdout.splitlines()[0].split()
+    assert "ms" in command("plugins", "--timings").stdout.splitlines()[0].split()
+
+
+def test_a_slow_plugin_is_told(folder, command, monkeypatch):
+    folder.add("slow", GOOD.format(code="Sine"))
+    assert "to load" not in command("plugins").stderr
+    monkeypatch.setattr("flexvae_cli.commands.plugins.SLOW", 0.0)
+    assert "slow (slow 1.2) takes 0.0 s to load" in command("plugins").stderr

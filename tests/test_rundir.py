@@ -1,0 +1,210 @@
+"""One run directory, one process, one metrics file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from flexvae_cli.engine.rundir import RunDirectory, step_directories
+from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+STARTS = 200 if os.environ.get("FLEXVAE_NIGHTLY") else 20
+
+
+def fork(work) -> int:
+    """Runs `work` in a child, whose exit status is that of the error it ends with."""
+    if (child := os.fork()) == 0:
+        code = 99
+        try:
+            work()
+            code = 0
+        except FlexVAEError as error:
+            code = int(error.code)
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def wait_for(path: Path) -> str:
+    while not path.exists() or not path.read_text():
+        time.sleep(0.005)
+    return path.read_text()
+
+
+def test_a_new_run_has_its_directories(tmp_path):
+    with RunDirectory(tmp_path / "runs" / "x") as run:
+        run.write_config({"train": {"lr": 1e-4}})
+        assert run.checkpoints.is_dir()
+        assert run.previews.is_dir()
+    assert json.loads(run.config.read_text()) == {"train": {"lr": 1e-4}}
+
+
+def test_a_second_user_is_refused_with_the_name_of_the_first(tmp_path):
+    in_use = pytest.raises(ResourceError, match=rf"in use by process {os.getpid()} on .+ since 20")
+    with RunDirectory(tmp_path), in_use:
+        RunDirectory(tmp_path, resume=True).__enter__()
+    with RunDirectory(tmp_path, resume=True):
+        assert (tmp_path / ".lock").read_text()
+
+
+def test_of_many_simultaneous_starts_one_wins(tmp_path):
+    starting, release, said = os.pipe(), os.pipe(), tmp_path / "said"
+    said.mkdir()
+
+    def start() -> None:
+        os.close(starting[1])
+        os.close(release[1])
+        os.read(starting[0], 1)
+        try:
+            with RunDirectory(tmp_path / "run"):
+                (said / "winner").write_text(str(os.getpid()))
+                os.read(release[0], 1)
+        except ResourceError as error:
+            (said / f"loser-{os.getpid()}").write_text(str(error))
+            raise
+
+    children = {fork(start) for _ in range(STARTS)}
+    os.close(starting[1])  # all of them go
+    losers = set()
+    while len(losers) < STARTS - 1:
+        child, status = os.wait()
+        losers.add(child)
+        assert os.waitstatus_to_exitcode(status) == 5
+    (winner,) = children - losers
+    os.close(release[1])
+    assert exit_code(winner) == 0
+    assert (said / "winner").read_text() == str(winner)
+    assert all(f"in use by process {winner} on " in p.read_text() for p in said.glob("loser-*"))
+    os.close(starting[0])
+    os.close(release[0])
+
+
+def test_the_lock_of_a_killed_process_is_free_though_its_workers_live(tmp_path):
+    worker_note = tmp_path / "worker"
+
+    def train() -> None:
+        with RunDirectory(tmp_path / "run"):
+            worker = fork(lambda: time.sleep(60))
+            worker_note.write_text(str(worker))
+            time.sleep(60)
+
+    child = fork(train)
+    worker = int(wait_for(worker_note))
+    with pytest.raises(ResourceError, match=f"process {child} "):
+        RunDirectory(tmp_path / "run", resume=True).__enter__()
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -9
+    try:
+        with RunDirectory(tmp_path / "run", resume=True):
+            os.kill(worker, 0)  # it is still there
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_forked_child_that_leaves_the_block_does_not_free_the_lock(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        assert exit_code(fork(lambda: run.__exit__())) == 0
+        with pytest.raises(ResourceError, match=f"process {os.getpid()} "):
+            RunDirectory(tmp_path, resume=True).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("steps", "state"), [([], "that has no checkpoint yet"), ([5], "at step 5"), ([90, 500], "at step 500")]
+)
+def test_a_new_run_refuses_the_place_of_another(tmp_path, steps, state):
+    with RunDirectory(tmp_path) as run:
+        run.write_config({})
+        for step in steps:
+            (run.checkpoints / f"step-{step:08d}").mkdir()
+    with pytest.raises(UsageError, match=f"already holds a run {state}") as caught:
+        RunDirectory(tmp_path).__enter__()
+    assert "--resume" in str(caught.value)
+    with RunDirectory(tmp_path, resume=True):  # the refusal has freed the lock
+        assert [int(p.name[5:]) for p in step_directories(run.checkpoints)] == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_directory_of_something_else_is_left_alone(tmp_path, resume):
+    (tmp_path / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(UsageError, match=r"holds no run \(it has 'cat.jpg'\)"):
+        RunDirectory(tmp_path, resume=resume).__enter__()
+    assert [p.name for p in tmp_path.iterdir()] == ["cat.jpg"]
+
+
+def test_a_start_that_was_killed_at_once_can_be_repeated(tmp_path):
+    (tmp_path / ".lock").write_text('{"pid": 1')
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_entering_removes_orphans(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        run.write_config({})
+    (tmp_path / ".tmp-1-5").mkdir()
+    (run.checkpoints / ".del-1-step-00000001").mkdir()
+    with RunDirectory(tmp_path, resume=True):
+        assert not list(tmp_path.rglob(".tmp-*")) + list(tmp_path.rglob(".del-*"))
+
+
+@pytest.mark.parametrize("name", ["ckpt", "previews", ".lock", "metrics.jsonl"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    (run / name).symlink_to(outside / "new" if "." in name else outside)
+    with pytest.raises((UsageError, ResourceError)), RunDirectory(run, resume=True) as held:
+        held.append_metrics({"step": 1})
+    assert not list(outside.iterdir())
+
+
+def test_metrics_are_rewound_to_the_checkpoint(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        assert run.metrics_offset() == 0
+        run.append_metrics({"step": 1, "loss": 0.5})
+        run.append_metrics({"step": 2, "loss": float("nan")})
+        offset = run.metrics_offset()
+        run.append_metrics({"step": 3, "loss": 0.25})
+        run.rewind_metrics(offset)
+        run.append_metrics({"step": 3, "loss": 0.125})
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.125}]
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "kept"),
+    [("a\nb\n", 4, "a\nb\n"), ("a\nb\nhalf", 100, "a\nb\n"), ("a\nbc\n", 4, "a\n"), ("half", 100, ""), ("a\n", 0, "")],
+)
+def test_rewinding_keeps_whole_lines_and_adds_none(tmp_path, content, offset, kept):
+    with RunDirectory(tmp_path) as run:
+        run.metrics.write_text(content)
+        run.rewind_metrics(offset)
+        assert run.metrics.read_text() == kept
+
+
+def test_a_metrics_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    whole = os.write
+    with RunDirectory(tmp_path) as run:
+        run.append_metrics({"step": 1})
+        left = iter([4, 0])
+
+        def filling_up(descriptor: int, data: bytes) -> int:
+            if not (room := next(left)):
+                raise OSError(28, "No space left on device")
+            return whole(descriptor, data[:room])
+
+        monkeypatch.setattr(os, "write", filling_up)
+        with pytest.raises(ResourceError, match="no space left"):
+            run.append_metrics({"step": 2})
+        assert run.metrics.read_text() == '{"step": 1}\n'
