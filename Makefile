@@ -35,6 +35,7 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m flexvae_cli.config_reference > docs/config.md
 	$(BIN)/python -m flexvae_cli.layers_reference > docs/layers.md
+	$(BIN)/python -m typer flexvae_cli.main utils docs --name flexvae > docs/cli.md
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,3 +121,9 @@ def flexvae() -> Callable[..., Any]:
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def fuzz_factor() -> int:
+    """How many times the ordinary counts of the fuzz tests run: once, or 100 times under `make nightly`."""
+    return 100 if os.environ.get("FLEXVAE_NIGHTLY") == "1" else 1

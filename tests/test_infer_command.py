@@ -130,7 +130,7 @@ def test_the_same_input_gives_the_same_bytes_whoever_reads(flexvae, tiny_model, 
 
 def test_limit_takes_the_first(flexvae, tiny_model, photos, tmp_path):
     flexvae("infer", tiny_model, photos, tmp_path / "out", "--workers", 0, "--limit", 1)
-    assert files_in(tmp_path / "out") == ["a.png", "metrics.json", "sheet.png"]
+    assert files_in(tmp_path / "out") == ["a.jpg.png", "metrics.json", "sheet.png"]
 
 
 def test_a_single_file_and_a_built_in_set_are_sources(flexvae, tiny_model, photos, tmp_path):

@@ -165,3 +165,13 @@ def test_slerp_turns_at_a_constant_rate():
     assert torch.equal(slerp(a, b, 1.0), b)
     assert slerp(a, 3 * a, 0.5).tolist() == [4.0, 0.0]
     assert slerp(a, -a, 0.5).tolist() == [0.0, 0.0]
+
+
+def test_the_page_on_latents_reads_them(tiny_model, flexvae, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flexvae("encode", tiny_model, photos / "b", "latents", "--workers", 0)
+    flexvae("export", tiny_model, "model")
+    page = (Path(__file__).parents[1] / "docs" / "latents.md").read_text()
+    names: dict[str, torch.Tensor] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    assert names["x"].shape == (1, 3, 37, 50)

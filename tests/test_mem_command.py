@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flexvae_cli.commands.mem import document, mem, print_answer
+from flexvae_cli.commands.mem import document, mem, print_answer, size
 from flexvae_cli.config import load_config
 from flexvae_cli.engine.memory.answer import Answer
 from flexvae_cli.engine.memory.child import Request, Trial, run_trial
@@ -24,7 +24,7 @@ encoder = "encoder.json"
 decoder = "decoder.json"
 [data]
 source = "photos"
-input = "3x64x64"
+input = "3x128x128"
 [train]
 run_dir = "run"
 max_steps = 1
@@ -68,20 +68,19 @@ def test_the_largest_batch_is_one_that_was_run() -> None:
     result = run("--memory", str(memory), "--json", "--assert-batch", "4000")
     answer = json.loads(result.stdout)
     largest = answer["largest_batch"]
-    assert f"batch 4,000 does not fit; the largest that fits into {memory / MIB:.1f} MiB is {largest}" in error(
+    assert f"batch 4,000 does not fit; the largest that fits into {size(memory)} is {largest}" in error(
         result, Exit.RESOURCES
     )
     assert "trying batch 2\n" in result.stderr
     assert (answer["batch"], answer["accumulate"], answer["device"], answer["memory"]) == (2, 3, "cpu", memory)
-    assert len(answer["trials"]) <= 9
+    assert len(answer["trials"]) <= 8
     assert {"batch": largest, "outcome": "done"}.items() <= max(
         (t for t in answer["trials"] if t["outcome"] == "done" and t["peak"] <= memory), key=lambda t: t["batch"]
     ).items()
 
     document = load_config(Path("flexvae.toml")).document
-    again = run_trial(Request(document, "flexvae.toml", largest, limit=memory + 40 * MIB))
+    again = run_trial(Request(document, "flexvae.toml", largest, limit=memory + 20 * MIB))  # runs differ by a little
     assert again.outcome == "done"
-    assert run_trial(Request(document, "flexvae.toml", 2 * largest, limit=memory)).outcome == "memory"
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def answer() -> Answer:
 def test_the_table(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
     print_answer(load_config(Path("flexvae.toml")), answer)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == "a training step at batch 2 on cpu MiB".split()
+    assert " ".join(lines[0].split()) == "a training step at batch 2 on cpu MiB"
     cells = {line.rsplit(maxsplit=1)[0]: line.split()[-1] for line in lines if line.strip().endswith(".0")}
     assert cells == {
         "parameters": "4.0",
@@ -153,5 +152,6 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_asking_does_not_take_torch(work: Path) -> None:
-    code = "import sys; import flexvae_cli.commands.mem, flexvae_cli.engine.memory.answer; assert 'torch' not in sys.modules"
+    modules = "flexvae_cli.commands.mem, flexvae_cli.engine.memory.answer"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

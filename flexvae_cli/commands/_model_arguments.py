@@ -43,7 +43,6 @@ WorkersOption = Annotated[
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Most images in a batch.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write to a folder that is not empty.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.plan import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and write config files.")
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="config file; by default flexvae.toml")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="overrides a key; repeatable")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()

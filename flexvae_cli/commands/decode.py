@@ -11,7 +11,6 @@ from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
     BatchOption,
     DeviceOption,
-    JsonOption,
     ModelArgument,
     OutputArgument,
     OverwriteOption,
@@ -19,6 +18,7 @@ from flexvae_cli.commands._model_arguments import (
     load_on,
     model_files,
 )
+from flexvae_cli.commands.options import JsonOption
 
 
 def decode(
@@ -40,7 +40,7 @@ def decode(
     folder = open_output(output, [latents], overwrite=overwrite)
     found = model_files(model)
     from flexvae_cli.engine.data.images import to_image
-    from flexvae_cli.engine.latents import decode_latents, verified_latents
+    from flexvae_cli.engine.decoding import decode_latents, verified_latents
 
     loaded = load_on(found, device)
     manifest = verified_latents(loaded, latents)

@@ -11,7 +11,6 @@ from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
     BatchOption,
     Faults,
-    JsonOption,
     OptionalDevice,
     OptionalModel,
     OptionalOutput,
@@ -24,7 +23,7 @@ from flexvae_cli.commands._model_arguments import (
     model_files,
     source_path,
 )
-from flexvae_cli.commands.config import ConfigOption, SetOption
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.engine.data.sources import Item

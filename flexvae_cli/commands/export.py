@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands._model_arguments import JsonOption, ModelArgument, check_inputs
+from flexvae_cli.commands._model_arguments import ModelArgument, check_inputs
+from flexvae_cli.commands.options import JsonOption
 
 
 def export(

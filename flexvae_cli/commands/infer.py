@@ -10,7 +10,6 @@ import typer
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
     Faults,
-    JsonOption,
     OptionalDevice,
     OptionalModel,
     OptionalOutput,
@@ -24,7 +23,7 @@ from flexvae_cli.commands._model_arguments import (
     model_files,
     source_path,
 )
-from flexvae_cli.commands.config import ConfigOption, SetOption
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.engine.inference import Reconstruction
@@ -78,8 +77,9 @@ def _reconstruct_all(places: Places, folder: OutputFolder, limit: int | None, wo
     from flexvae_cli.engine.naming import output_names
     from flexvae_cli.engine.sheet import pairs
 
-    items = list_images(places.source, where="INPUT")[:limit]
+    items = list_images(places.source, where="INPUT")
     names = output_names([item.name for item in items], ".png", reserved=[SHEET])
+    items = items[:limit]  # after the names, which do not depend on it
     loaded, faults = load_on(found, places.device), Faults()
     each: list[tuple[str, str, tuple[int, int], Scores]] = []
     tiles: list[tuple[Tile, Tile]] = []

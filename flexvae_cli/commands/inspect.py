@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands.config import JsonOption, SetOption
+from flexvae_cli.commands.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.api.trace import Reach

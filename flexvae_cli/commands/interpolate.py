@@ -10,7 +10,6 @@ import typer
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
     DeviceOption,
-    JsonOption,
     ModelArgument,
     OutputArgument,
     OverwriteOption,
@@ -18,8 +17,10 @@ from flexvae_cli.commands._model_arguments import (
     load_on,
     model_files,
 )
+from flexvae_cli.commands.options import JsonOption
 
 SHEET = "sheet.png"
+SHOWN = 64  # images on the sheet
 
 
 def interpolate(
@@ -37,7 +38,7 @@ def interpolate(
 ) -> None:
     """Decode the way from one image's latent to another's.
 
-    Writes frame-000.png and so on, and all of them on one sheet.png. Where the images differ in size, their
+    Writes frame-000.png and so on, and the first 64 on one sheet.png. Where the images differ in size, their
     centres are taken.
     """
     check_inputs(model, first, second, device=device)
@@ -47,17 +48,19 @@ def interpolate(
     found = model_files(model)
     from flexvae_cli.engine.data.images import to_image
     from flexvae_cli.engine.inference import interpolation, read_pair
-    from flexvae_cli.engine.sheet import strip, tile
+    from flexvae_cli.engine.sheet import Tile, strip, tile
 
     loaded = load_on(found, device)
     a, b = read_pair(loaded, first, second)
-    names, tiles = [], []
+    names: list[str] = []
+    tiles: list[Tile] = []
     with ui.progress(steps, "images") as advance:
         for index, x in enumerate(interpolation(loaded, a, b, steps=steps, spherical=spherical)):
             image = to_image(x)
             names.append(f"frame-{index:03d}.png")
             folder.write_image(names[-1], image)
-            tiles.append(tile(image, f"{index / (steps - 1):.2f}"))
+            if len(tiles) < SHOWN:
+                tiles.append(tile(image, f"{index / (steps - 1):.2f}"))
             advance(index + 1)
     folder.write_image(SHEET, strip(tiles))
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands.config import ConfigOption, JsonOption, SetOption
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.config import Config
@@ -105,12 +105,12 @@ def print_answer(config: Config, answer: Answer) -> None:
 
 def parts(answer: Answer) -> dict[str, int | None]:
     """The bytes of a step at the measured batch, and their sum; None where the step did not come to its end."""
-    done = answer.measured.outcome == "done"
+    measured = answer.measured
     return {
         **asdict(answer.states),
-        "activations": answer.activations if done else None,
-        "overhead": answer.overhead if done else None,
-        "total": answer.measured.peak if done else None,
+        "activations": answer.activations if measured.tensors else None,
+        "overhead": answer.overhead if measured.tensors else None,
+        "total": measured.peak or None,
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands.config import JsonOption
+from flexvae_cli.commands.options import JsonOption
 
 if TYPE_CHECKING:
     from flexvae_cli.plugins import Plugin

@@ -9,7 +9,6 @@ import typer
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
     DeviceOption,
-    JsonOption,
     ModelArgument,
     OutputArgument,
     OverwriteOption,
@@ -18,8 +17,10 @@ from flexvae_cli.commands._model_arguments import (
     model_files,
     parse_size,
 )
+from flexvae_cli.commands.options import JsonOption
 
 SHEET = "sheet.png"
+SHOWN = 64  # images on the sheet
 
 
 def sample(
@@ -40,7 +41,7 @@ def sample(
 ) -> None:
     """Decode latents drawn at random.
 
-    Writes sample-000.png and so on, and all of them on one sheet.png.
+    Writes sample-000.png and so on, and the first 64 on one sheet.png.
     """
     wanted = parse_size(size) if size is not None else None
     check_inputs(model, device=device)
@@ -50,17 +51,19 @@ def sample(
     found = model_files(model)
     from flexvae_cli.engine.data.images import to_image
     from flexvae_cli.engine.inference import prior_samples
-    from flexvae_cli.engine.sheet import grid, tile
+    from flexvae_cli.engine.sheet import Tile, grid, tile
 
     loaded = load_on(found, device)
-    names, tiles = [], []
+    names: list[str] = []
+    tiles: list[Tile] = []
     with ui.progress(count, "images") as advance:
         samples = prior_samples(loaded, count, wanted or loaded.net.shape[1:], seed=seed, fitted=fitted)
         for index, x in enumerate(samples):
             image = to_image(x)
             names.append(f"sample-{index:03d}.png")
             folder.write_image(names[-1], image)
-            tiles.append(tile(image))
+            if len(tiles) < SHOWN:
+                tiles.append(tile(image))
             advance(index + 1)
     folder.write_image(SHEET, grid(tiles))
     if as_json:

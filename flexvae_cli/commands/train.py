@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands.config import ConfigOption, SetOption
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest whole checkpoint; start afresh where there is none.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train an autoencoder as a config says.
 

@@ -14,8 +14,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = 2**31 - 1
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, where: str = "train.device") -> torch.device:
     """The device of that name; `auto` is the first GPU, else the CPU.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        where: the setting or option that it comes from, for the message.
 
     Raises:
         UsageError: this machine does not have it.
@@ -24,9 +28,9 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind == "cuda" and not (torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()):
-        raise UsageError(f"train.device: '{name}' is not on this machine", hint="use device = 'auto' or 'cpu'")
+        raise UsageError(f"'{name}' is not on this machine", where=where, hint="use auto or cpu")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("train.device: 'mps' is not on this machine", hint="use device = 'auto' or 'cpu'")
+        raise UsageError("'mps' is not on this machine", where=where, hint="use auto or cpu")
     return torch.device(name)
 
 

@@ -60,7 +60,8 @@ def read_samples(
     Args:
         model: for which they are prepared.
         items: the images.
-        workers: processes that read; 0 reads in this one.
+        workers: most processes that read, one for every four images at most, since they take a while to start; 0 reads
+            in this one.
         report: is told of every file that cannot be read, once.
 
     Raises:
@@ -69,7 +70,7 @@ def read_samples(
     """
     dataset = WholeImages(items, image_channels(model), **_preprocessing(model))
     readable = False
-    pairs = cast("Iterator[tuple[Item, Any]]", batches(whole_loader(dataset, workers=workers)))
+    pairs = cast("Iterator[tuple[Item, Any]]", batches(whole_loader(dataset, workers=min(workers, len(items) // 4))))
     for item, array in pairs:
         if isinstance(array, BadFile):
             report(Fault(item.name, array.reason))
@@ -112,7 +113,7 @@ def image_channels(model: Model) -> int:
 
 def _preprocessing(model: Model) -> dict[str, Any]:
     how = model.description.get("preprocessing", {})
-    return {key: how[key] for key in ("background", "exif") if key in how}
+    return {key: how[key] for key in ("background", "exif", "max_pixels") if key in how}
 
 
 # ---------------------------------------------------------------------------------------------------------- batches

@@ -1,4 +1,4 @@
-"""Latents on disk: safetensors in the layout that LightningDiT trains from, or one file per image, and the way back."""
+"""Latents on their way to disk: safetensors in the layout that LightningDiT trains from, or one file per image."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,8 +15,7 @@ from torch import Tensor
 
 from flexvae_cli.api.trace import text
 from flexvae_cli.engine.data.dataset import Fault
-from flexvae_cli.engine.files import digest_of, read_tensors, reading, regular
-from flexvae_cli.engine.inference import BATCH_SIZE, Sample, decode_batch, encode_batch, runs
+from flexvae_cli.engine.inference import BATCH_SIZE, Sample, encode_batch, runs
 from flexvae_cli.engine.manifest import (
     MANIFEST,
     Failure,
@@ -30,9 +27,8 @@ from flexvae_cli.engine.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from flexvae_cli.engine.model import same_model
 from flexvae_cli.engine.naming import OutputFolder
-from flexvae_cli.errors import ModelError, UsageError
+from flexvae_cli.errors import ModelError
 
 if TYPE_CHECKING:
     from flexvae_cli.api import Shape
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = 1024  # latents
 ROOM = 1 << 28  # bytes of latents held back, over all series, before the longest one is written early
-OPEN_FILES = 64  # mapped into memory at a time while decoding
 STALE = re.compile(r"[0-9]+(x[0-9]+)+/latents_rank[0-9]{2}_shard[0-9]{3,}\.safetensors")
 
 
@@ -61,9 +56,6 @@ class Latent:
     label: int
     z: Tensor
     mirrored: Tensor | None = None
-
-
-# ---------------------------------------------------------------------------------------------------------- writing
 
 
 class ShardWriter:
@@ -248,66 +240,3 @@ def discard_latents(folder: OutputFolder) -> None:
     shards = (path.relative_to(folder.root).as_posix() for path in folder.root.glob("*/latents_rank*.safetensors"))
     for name in dict.fromkeys([MANIFEST, *old, *filter(STALE.fullmatch, shards)]):
         folder.remove(name)
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def verified_latents(model: Model, folder: Path) -> Manifest:
-    """Read a folder of latents through and through before anything is made of it.
-
-    Raises:
-        ModelError: another model made them, or a file is missing, damaged or not what the manifest says.
-    """
-    manifest = read_manifest(folder)
-    same_model(model, manifest.model.weights_hash, str(folder))
-    for file in manifest.files:
-        _verify(folder, file)
-    shapes = {file.path: tuple(file.shape) for file in manifest.files}
-    for image in manifest.images:
-        if _latent_shape(model, image.size) != shapes[image.file]:
-            height, width = image.size
-            raise ModelError(
-                f"{image.name} of {height} x {width} cannot have a latent of {text(shapes[image.file])}",
-                where=str(folder / MANIFEST),
-            )
-    return manifest
-
-
-def _latent_shape(model: Model, size: Shape) -> Shape | None:
-    try:
-        return model.latent_shape(size)
-    except UsageError:  # there is no size from here up that the net can take
-        return None
-
-
-def _verify(folder: Path, file: LatentFile) -> None:
-    path = folder / file.path
-    if path.resolve() != folder.resolve() / file.path:
-        raise ModelError("is a link, which is not followed", where=str(path))
-    with reading(path):
-        if regular(path).stat().st_size != file.bytes or digest_of(path).sha256 != file.sha256:
-            raise ModelError("is damaged or replaced: its content is not what the manifest records", where=str(path))
-    latents = _latents_in(path)
-    if latents is None or latents.dtype != torch.float32 or latents.shape != (file.count, *file.shape):
-        wanted = text((file.count, *file.shape))
-        raise ModelError(f"lacks 'latents', {wanted} numbers of float32, as the manifest says", where=str(path))
-    if not bool(latents.isfinite().all()):
-        raise ModelError("holds latents that are not finite", where=str(path))
-
-
-def _latents_in(path: Path) -> Tensor | None:
-    """The latents (n, c, h, w) of a file of either layout; a single one has no axis n of its own."""
-    latents = read_tensors(path).get("latents")
-    return latents[None] if latents is not None and latents.dim() == 3 else latents
-
-
-def decode_latents(
-    model: Model, folder: Path, manifest: Manifest, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[LatentImage, Tensor]]:
-    """Decode a folder that `verified_latents` found in order: images (c, h, w) in [-1, 1], as large as they went in."""
-    opened = lru_cache(maxsize=OPEN_FILES)(_latents_in)
-    for run in runs(manifest.images, lambda image: model.net.fitting(image.size), batch_size):
-        latents = [opened(folder / image.file) for image in run]
-        z = torch.stack([each[image.index] for each, image in zip(latents, run, strict=True) if each is not None])
-        yield from zip(run, decode_batch(model, z, [image.size for image in run]), strict=True)

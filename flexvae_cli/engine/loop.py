@@ -107,7 +107,7 @@ class Trainer:
             "flexvae": __version__,
             **self.plan.net.describe(),
             "output": self.plan.output,
-            "preprocessing": {"background": data.background, "exif": data.exif},
+            "preprocessing": {"background": data.background, "exif": data.exif, "max_pixels": data.max_pixels},
             "latents": self.validation.latents if self.validation else {},
         }
 

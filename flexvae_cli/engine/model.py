@@ -90,7 +90,7 @@ class Model(nn.Module):
 
         Args:
             size: height and width, say, of the samples; rounded up to what the net can take.
-            fitted: draw each channel from a normal with the mean and deviation that it had in training, not from the prior.
+            fitted: draw each channel from a normal with the mean and deviation measured in training.
 
         Raises:
             UsageError: the bottleneck has no prior, or the model carries no latent statistics.

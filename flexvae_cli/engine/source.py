@@ -12,7 +12,7 @@ from flexvae_cli.engine.data.sources import Item, list_images, split, usable
 from flexvae_cli.errors import DataError, Problem
 from flexvae_cli.settings import DataTable
 
-MOST_STAND_INS = 64  # training images that latent statistics are measured on where nothing is held out
+MOST_STAND_INS = 8  # training images that latent statistics are measured on where nothing is held out
 
 
 @dataclass(frozen=True)

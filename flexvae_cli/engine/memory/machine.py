@@ -19,7 +19,7 @@ CONTROL_GROUPS = (  # root, limit, usage, and the key in memory.stat for cached 
 
 
 def process_memory(key: Literal["RssAnon", "VmHWM"]) -> int:
-    """Bytes of this process: resident now and not backed by files, or the most that ever was resident, files and all."""
+    """Bytes of this process: resident now and not backed by files, or the most ever resident, files and all."""
     return _field(PROCESS / "status", f"{key}:") * 1024
 
 

@@ -1,7 +1,7 @@
 """One trial, a program of its own: build the net, take two training steps, tell what they needed.
 
-stdin brings a request, a line of JSON, and stays open for as long as the asking process lives. Facts go to stdout as they
-become known, a line of JSON each, so that a trial that is killed has told what it knew; see `child.py`, the other end.
+stdin brings a request, a line of JSON, and stays open for as long as the asking process lives. Facts go to stdout as
+they become known, a line of JSON each, so that a trial that is killed has told what it knew; see `child.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""`flexvae train` as people run it: real processes, real kills, real configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+[model]
+encoder = "e.json"
+decoder = "d.json"
+[data]
+source = "builtin:scenery"
+input = "3x32x32"
+resize = "none"
+validation = "builtin:scenery/val"
+workers = 2
+[train]
+run_dir = "run"
+max_steps = 40
+batch_size = 4
+log_every = 5
+checkpoint_every = 5
+validate_every = 100
+preview_every = 0
+device = "cpu"
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "flexvae.toml").write_text(CONFIG)
+    (tmp_path / "e.json").write_text(json.dumps(["C2d_3_32_4_4", "VAERB_32_32", "C2d_32_8_1"]))
+    (tmp_path / "d.json").write_text(json.dumps(["C2d_4_32_1", "VAERB_32_32", "UpS_4", "C2d_32_3_3_1_1"]))
+    return tmp_path
+
+
+def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flexvae_cli", *arguments]
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def flexvae(project: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    process = start(project, *arguments)
+    out, err = process.communicate(timeout=240)
+    assert "Traceback" not in err
+    assert process.returncode == code, err
+    return out, err
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    state = json.loads((run / "ckpt/step-00000040/state.json").read_text())
+    return {name: digest["sha256"] for name, digest in state["files"].items() if name.endswith(".safetensors")}
+
+
+def test_forty_steps_equal_fifteen_a_kill_and_the_rest(project):
+    out, err = flexvae(project, "train", "--set", "train.run_dir=whole", "--json")
+    summary = json.loads(out)
+    assert summary["step"] == 40
+    assert summary["validation"]["psnr"] > 5
+    assert "validation at step 40:" in err
+    process = start(project, "train")
+    wait_for(project / "run/ckpt/step-00000015", process)
+    process.kill()
+    process.communicate()
+    assert not (project / "run/ckpt/step-00000040").exists()
+    _, err = flexvae(project, "train", "--resume")
+    assert "continuing at step" in err
+    assert fingerprint(project / "run") == fingerprint(project / "whole")
+    # the run is there now: starting it anew is refused, continuing it has nothing to do
+    _, err = flexvae(project, "train", code=2)
+    assert "already holds a run at step 40" in err
+    assert "--resume" in err
+    flexvae(project, "train", "--resume")
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_worker(project):
+    process = start(project, "train", "--set", "train.max_steps=100000")
+    wait_for(project / "run/ckpt/step-00000005", process)
+    _, err = flexvae(project, "train", "--resume", code=5)
+    assert f"in use by process {process.pid}" in err
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with: flexvae train --config flexvae.toml --resume" in err
+    newest = sorted((project / "run/ckpt").iterdir())[-1].name
+    assert f"stopped at step {int(newest[5:])}, saved" in err
+    deadline = time.monotonic() + 20
+    while (left := children_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def children_of(pid: int) -> list[str]:
+    """Processes of the run: those whose parent or session leader was `pid`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "code", "said"),
+    [
+        ({}, ["--set", "train.batch=4"], 2, "did you mean train.batch_size?"),
+        ({}, ["--set", "data.source=nowhere"], 3, "error: data.source: no such folder: "),
+        ({}, ["--set", "train.device=cuda:7"], 2, "train.device: 'cuda:7' is not on this machine"),
+        ({"e.json": '["C2d_3_32_4_4", "VAERB_64_64", "C2d_32_8_1"]'}, [], 2, "VAERB_64_64 takes 64 channels"),
+        ({"e.json": "[]"}, [], 2, "e.json: an empty list"),
+        ({"d.json": '{"a": 1}'}, [], 2, "d.json: a structure is a JSON list of codes, not an object"),
+        ({"d.json": '["C2d_4_32_1", "UpS_2", "C2d_32_3_1"]'}, [], 2, "the decoder gives 3x16x16"),
+        ({"flexvae.toml": "[train\n"}, [], 2, "flexvae.toml:1"),
+        ({"run/notes.txt": "mine"}, [], 2, "is not empty and holds no run"),
+        ({}, ["--config", "none.toml"], 2, "none.toml"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(project, spoil, arguments, code, said):
+    for name, text in spoil.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+    before = set(project.rglob("*"))
+    _, err = flexvae(project, "train", *arguments, code=code)
+    assert said in err
+    assert err.startswith("error: ")
+    assert not {p for p in project.rglob("*") if p.name.startswith("step-")} - before
+
+
+def test_the_seed_s_own_nets_train_and_are_read_back(project):
+    """The full 256x256 nets of the seed, three steps of one image."""
+    config = str(ROOT / "configs/seed.toml")
+    sets = [f"train.run_dir={project / 'seed'}", "train.max_steps=3", "train.batch_size=1", "train.accumulate=1"]
+    sets += ["train.log_every=1", "data.workers=0", "data.validation=0", "train.preview_every=0"]
+    arguments = [item for each in sets for item in ("--set", each)]
+    flexvae(project, "train", "--config", config, *arguments)
+    lines = [json.loads(line) for line in (project / "seed/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line[term] is not None for line in lines for term in ("loss", "reconstruction", "kld", "ssim"))
+    photo = ROOT / "flexvae_cli/assets/scenery/val/fog2.jpg"
+    out, _ = flexvae(project, "infer", str(project / "seed"), str(photo), str(project / "out"), "--json")
+    assert json.loads(out)["images"][0]["size"] == [256, 512]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+def test_a_reader_that_goes_away_is_no_error(project):
+    command = f"{sys.executable} -m flexvae_cli layers | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=project)
+    assert done.returncode == 0
+    assert done.stderr == ""
