@@ -59,8 +59,8 @@ def main(seeds: list[int]) -> None:
     rows = [f"| {seed} | {t:.0f} s | {psnr:.2f} dB | {ssim:.4f} |" for seed, (t, psnr, ssim) in results.items()]
     mean = statistics.mean(psnr for _, psnr, _ in results.values())
     body = (
-        "`configs/quickstart.toml`, ten whole validation photographs of 512x256 pixels, posterior means. The time is that "
-        "of the whole command, start-up, validation and checkpoints included.\n\n"
+        "`configs/quickstart.toml`, ten whole validation photographs of 512x256 pixels, posterior means. The time is "
+        "that of the whole command, start-up, validation and checkpoints included.\n\n"
         "| seed | time | PSNR | SSIM |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         f"Mean PSNR {mean:.2f} dB. Stored at a quarter of width and height, bicubic: {bicubic_quarter():.2f} dB."
     )

@@ -42,9 +42,10 @@ def main(rounds: int) -> None:
             taken = seconds(command)
             if number:  # the first round warms the disk cache
                 times[name].append(taken)
-    torch = statistics.median(times["python -c 'import torch'"])
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    torch = medians["python -c 'import torch'"]
     rows = [
-        f"| `{name}` | {statistics.median(t):.2f} s | {min(t):.2f} to {max(t):.2f} s | {statistics.median(t) / torch:.2f} |"
+        f"| `{name}` | {medians[name]:.2f} s | {min(t):.2f} to {max(t):.2f} s | {medians[name] / torch:.2f} |"
         for name, t in times.items()
     ]
     head = "| command | median | spread | of importing torch |\n| --- | --- | --- | --- |\n"

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, power loss, full disks and damage; models are found and exported."""
+"""Checkpoints survive kills, power loss, full disks and damage."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ import torch
 from flexvae_cli.engine import checkpoint as module
 from flexvae_cli.engine.checkpoint import (
     Checkpoint,
-    export_bundle,
-    find_model,
     newest_checkpoint,
     read_checkpoint,
-    read_model,
-    require_same_tensors,
     resume_checkpoint,
     save_checkpoint,
 )
-from flexvae_cli.engine.files import CRASH_POINTS, DiskFullError, json_bytes, remove_orphans, seal_of
+from flexvae_cli.engine.files import CRASH_POINTS, DiskFullError
+from flexvae_cli.engine.modelfiles import read_model
+from flexvae_cli.engine.reading import json_bytes, seal_of
 from flexvae_cli.engine.rundir import RunDirectory
-from flexvae_cli.errors import Exit, ModelError, ResourceError, UsageError
+from flexvae_cli.errors import Exit, ModelError, ResourceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 MORE = 20 if os.environ.get("FLEXVAE_NIGHTLY") else 1
@@ -588,13 +586,6 @@ def test_well_sealed_nonsense_is_refused(run, changes):
         read_checkpoint(run / "ckpt/step-00000002")
 
 
-def test_an_edited_description_is_refused(run):
-    file = run / "ckpt/step-00000002/model.json"
-    file.write_text(file.read_text().replace("C2d_3_8", "C2d_3_9"))
-    with pytest.raises(ModelError, match=r"model\.json: is damaged or was edited"):
-        find_model(file.parent)
-
-
 def test_resuming_passes_over_damage_and_puts_it_aside(run):
     save(run, 3, keep_last=3)
     for step in (2, 3):
@@ -620,98 +611,3 @@ def test_resuming_where_nothing_is_whole_is_refused_and_leaves_all_in_place(run)
         resume_checkpoint(run)
     assert len(caught.value.problems) == 3
     assert names(run) == ["ckpt", "ckpt/step-00000001", "ckpt/step-00000002"]
-
-
-def test_weights_that_do_not_fit_are_told_all_at_once():
-    wanted = {"a": torch.zeros(2, 3), "b": torch.zeros(1), "c": torch.zeros(1), "ok": torch.zeros(())}
-    found = {"a": torch.zeros(3, 2), "b": torch.zeros(1).half(), "d": torch.zeros(1), "ok": torch.ones(())}
-    require_same_tensors(wanted, wanted, Path("m"))
-    with pytest.raises(ModelError) as caught:
-        require_same_tensors(found, wanted, Path("m"))
-    assert str(caught.value).splitlines() == [
-        "m: lacks c",
-        "m: has unknown d",
-        "m: has another shape or type for a (3x2 float32, expected 2x3 float32), b (1 float16, expected 1 float32)",
-    ]
-
-
-# ------------------------------------------------------------------------------------------------- models and bundles
-
-
-@pytest.mark.parametrize(
-    "where", ["", "ckpt", "ckpt/step-00000002", "ckpt/step-00000002/model.safetensors", "ckpt/step-00000002/model.json"]
-)
-def test_find_model_takes_whatever_a_person_points_at(run, where):
-    found = find_model(run / where)
-    assert found.path == run / "ckpt/step-00000002"
-    assert found.model == content(2)["model"]
-    assert torch.equal(found.weights()["layer.0.weight"], content(2)["weights"]["layer.0.weight"])
-
-
-def test_find_model_needs_the_model_alone_and_tells_what_it_passed_over(run):
-    (run / "ckpt/step-00000002/optimizer.safetensors").unlink()
-    assert find_model(run).path.name == "step-00000002"
-    (run / "ckpt/step-00000002/model.safetensors").write_bytes(b"")
-    found = find_model(run)
-    assert found.path.name == "step-00000001"
-    assert [p.where for p in found.passed_over] == [str(run / "ckpt/step-00000002/model.safetensors")]
-
-
-def test_find_model_says_what_is_there_instead(tmp_path):
-    (tmp_path / "fresh" / "ckpt").mkdir(parents=True)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "model.pt").write_bytes(b"x")
-    (tmp_path / "cat.jpg").write_bytes(b"cat")
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "model.safetensors").write_bytes(b"x")
-    for name, reason in {
-        "fresh": "fresh: holds no checkpoint yet",
-        "fresh/ckpt": "ckpt: holds no checkpoint yet",
-        "photos": "photos: holds no model",
-        "old": "pickle refused: model.pt can run any program",
-        "cat.jpg": "cat.jpg: is not a model",
-        "half": "model.json: is missing",
-        "none": "none: no such file or directory",
-    }.items():
-        with pytest.raises(ModelError, match=reason) as caught:
-            find_model(tmp_path / name)
-        assert caught.value.code == Exit.MODEL
-
-
-def test_a_bundle_verifies_by_itself(run, tmp_path):
-    bundle = export_bundle(run, tmp_path / "out" / "bundle")
-    assert sorted(p.name for p in bundle.path.iterdir()) == ["model.json", "model.safetensors"]
-    assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
-    shutil.rmtree(run)
-    found = find_model(tmp_path / "out" / "bundle")
-    assert found.model == content(2)["model"]
-    assert torch.equal(found.weights()["layer.1.weight"], content(2)["weights"]["layer.1.weight"])
-    file = bundle.path / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    with pytest.raises(ModelError, match="sha256"):
-        find_model(bundle.path)
-
-
-def test_export_takes_a_new_or_an_empty_directory_only(run, tmp_path):
-    (tmp_path / "empty").mkdir()
-    export_bundle(run, tmp_path / "empty")
-    (tmp_path / "file").write_bytes(b"mine")
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name in ("empty", "file", "link"):
-        with pytest.raises(UsageError, match="is there already"):
-            export_bundle(run, tmp_path / name)
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_bundle_is_not_published_half(run, tmp_path, monkeypatch):
-    for point in CRASH_POINTS[:5]:
-        monkeypatch.setenv("FLEXVAE_CRASH_AT", f"{point}")
-        if (child := os.fork()) == 0:
-            export_bundle(run, tmp_path / "bundle")
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-        assert not (tmp_path / "bundle").exists()
-    remove_orphans(tmp_path)
-    monkeypatch.delenv("FLEXVAE_CRASH_AT")
-    export_bundle(run, tmp_path / "bundle")

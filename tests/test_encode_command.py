@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flexvae_cli import load_model
-from flexvae_cli.engine.files import seal_of
+from flexvae_cli.engine.reading import seal_of
 from flexvae_cli.errors import Exit, ModelError, UsageError
 
 

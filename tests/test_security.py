@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from flexvae_cli.engine.checkpoint import (
-    export_bundle,
-    find_model,
     newest_checkpoint,
     read_checkpoint,
     resume_checkpoint,
     save_checkpoint,
 )
-from flexvae_cli.engine.files import digest_of, json_bytes, read_json, read_tensors, seal_of
+from flexvae_cli.engine.modelfiles import export_bundle, find_model
+from flexvae_cli.engine.reading import digest_of, json_bytes, read_json, seal_of
+from flexvae_cli.engine.tensorfiles import read_tensors
 from flexvae_cli.errors import Exit, ModelError
 
 MAKERS = ["torch.save", "torch.save, legacy", "protocol 0", "protocol 2", "protocol 4", "protocol 5", "zip"]

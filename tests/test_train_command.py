@@ -49,8 +49,11 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def flexvae(project: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
-    process = start(project, *arguments)
-    out, err = process.communicate(timeout=240)
+    with start(project, *arguments) as process:
+        try:
+            out, err = process.communicate(timeout=280)
+        finally:
+            process.kill()
     assert "Traceback" not in err
     assert process.returncode == code, err
     return out, err

@@ -13,9 +13,9 @@ from flexvae_cli import ui
 from flexvae_cli.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from flexvae_cli.engine.checkpoint import ModelFiles
     from flexvae_cli.engine.data.dataset import Fault
     from flexvae_cli.engine.model import Model
+    from flexvae_cli.engine.modelfiles import ModelFiles
     from flexvae_cli.engine.naming import OutputFolder
     from flexvae_cli.settings import Settings
 
@@ -121,7 +121,7 @@ def source_path(source: str) -> list[Path]:
 
 def model_files(path: Path) -> ModelFiles:
     """The files of a model, verified; what was passed over on the way is said."""
-    from flexvae_cli.engine.checkpoint import find_model
+    from flexvae_cli.engine.modelfiles import find_model
 
     found = find_model(path)
     for problem in found.passed_over:

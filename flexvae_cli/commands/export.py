@@ -22,7 +22,7 @@ def export(
     Two files: model.safetensors (the weights) and model.json (structures, preprocessing, latent statistics, plugins).
     """
     check_inputs(model, device="cpu")
-    from flexvae_cli.engine.checkpoint import export_bundle
+    from flexvae_cli.engine.modelfiles import export_bundle
 
     bundle = export_bundle(model, target)
     for problem in bundle.passed_over:

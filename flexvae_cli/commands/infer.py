@@ -71,10 +71,10 @@ def _reconstruct_all(places: Places, folder: OutputFolder, limit: int | None, wo
     found = model_files(places.model)
     from flexvae_cli.engine.data.images import to_image
     from flexvae_cli.engine.data.sources import list_images
-    from flexvae_cli.engine.files import json_bytes
     from flexvae_cli.engine.inference import read_samples, reconstruct
     from flexvae_cli.engine.metrics import metrics_of
     from flexvae_cli.engine.naming import output_names
+    from flexvae_cli.engine.reading import json_bytes
     from flexvae_cli.engine.sheet import pairs
 
     items = list_images(places.source, where="INPUT")

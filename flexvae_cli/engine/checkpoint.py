@@ -1,4 +1,4 @@
-"""Checkpoints, bundles, and what makes either a model.
+"""Checkpoints: all that training needs to go on, written as one.
 
 A checkpoint is a directory that appears under its name only when all of it is on disk:
 
@@ -7,8 +7,8 @@ A checkpoint is a directory that appears under its name only when all of it is o
     optimizer.safetensors  tensors that only training needs
     state.json             the step, what else training needs, the sha256 and size of the other three
 
-A bundle is the first two alone. Either JSON file carries a seal, the sha256 of its own content. There is no pointer to
-the latest checkpoint: it is the one with the highest step in which every sha256 is right.
+The first two alone are a model, see `modelfiles.py`. Either JSON file carries a seal, the sha256 of its own content.
+There is no pointer to the latest checkpoint: it is the one with the highest step in which every sha256 is right.
 """
 
 from __future__ import annotations
@@ -20,60 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexvae_cli.engine.files import (
-    PICKLE_SUFFIXES,
-    Digest,
-    chunks_of,
-    digest_of,
     discard_directory,
     fsync_directory,
-    json_bytes,
     make_directory,
     publish_directory,
-    read_json,
-    read_tensors,
-    reading,
-    refuse_pickle,
-    regular,
-    seal_of,
     temporary_directory,
-    tensor_bytes,
-    write_new,
-    write_tensors,
     writing,
 )
 from flexvae_cli.engine.rundir import step_directories, step_of
-from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.engine.sealed import given, read_sealed, require_digest, write_sealed
+from flexvae_cli.engine.tensorfiles import read_tensors, tensor_bytes, write_tensors
+from flexvae_cli.errors import ModelError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
 FEWEST_KEPT = 2  # the newest checkpoint may yet turn out damaged
 WEIGHTS, MODEL, OPTIMIZER, STATE = "model.safetensors", "model.json", "optimizer.safetensors", "state.json"
-_RESERVED = {"format", "weights", "step", "files", "seal"}
-_EXPECTED = "give a run directory, a checkpoint, or a bundle made by `flexvae export`"
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A model on disk whose files were found to be whole.
-
-    Attributes:
-        path: the directory, a bundle or a checkpoint.
-        model: its description, as it was given to `save_checkpoint`.
-        weights_hash: sha256 of the weights file.
-        passed_over: newer checkpoints of the same run that are damaged.
-    """
-
-    path: Path
-    model: dict[str, Any]
-    weights_hash: str
-    passed_over: tuple[Problem, ...] = ()
-
-    def weights(self) -> dict[str, Tensor]:
-        """Weights and buffers by name, on the host."""
-        return read_tensors(self.path / WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +63,6 @@ class Checkpoint:
     def optimizer(self) -> dict[str, Tensor]:
         """The tensors that only training needs by name, on the host."""
         return read_tensors(self.path / OPTIMIZER)
-
-
-# ----------------------------------------------------------------------------------------------------------- saving
 
 
 def save_checkpoint(
@@ -147,10 +108,10 @@ def save_checkpoint(
                 discard_directory(final)
             with temporary_directory(run_dir / f".tmp-{os.getpid()}-{step}") as temporary:
                 files = {WEIGHTS: write_tensors(temporary / WEIGHTS, weights)}
-                files[MODEL] = _write_sealed(temporary / MODEL, model, weights=files[WEIGHTS].sha256)
+                files[MODEL] = write_sealed(temporary / MODEL, model, weights=files[WEIGHTS].sha256)
                 files[OPTIMIZER] = write_tensors(temporary / OPTIMIZER, optimizer)
                 digests = {name: digest._asdict() for name, digest in files.items()}
-                _write_sealed(temporary / STATE, state, step=step, files=digests)
+                write_sealed(temporary / STATE, state, step=step, files=digests)
                 publish_directory(temporary, final)
         for old in step_directories(checkpoints)[max(keep_last, FEWEST_KEPT) :]:
             discard_directory(old)
@@ -165,39 +126,29 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write_sealed(path: Path, value: dict[str, Any], **ours: Any) -> Digest:
-    if taken := _RESERVED & value.keys():
-        raise ValueError(f"{path.name} keeps the keys {sorted(taken)} for itself")
-    content = {"format": FORMAT, **ours, **value}
-    return write_new(path, [json_bytes({**content, "seal": seal_of(content)})])
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint after comparing every file with its sha256.
 
     Raises:
         ModelError: it is damaged, incomplete, or of another format version.
     """
-    content = _read_sealed(path / STATE)
+    content = read_sealed(path / STATE)
     step, files = content.get("step"), content.get("files")
     if type(step) is not int or not isinstance(files, dict) or files.keys() != {WEIGHTS, MODEL, OPTIMIZER}:
         raise ModelError("lacks the step or the list of files", where=str(path / STATE))
     if step_of(path) not in {None, step}:
         raise ModelError(f"says step {step}; the directory was renamed", where=str(path / STATE))
     for name, digest in files.items():
-        _compare(path / name, digest)
-    model = _read_sealed(path / MODEL)
+        require_digest(path / name, digest)
+    model = read_sealed(path / MODEL)
     if model.get("weights") != files[WEIGHTS]["sha256"]:
         raise ModelError(f"describes another {WEIGHTS}", where=str(path / MODEL))
-    return Checkpoint(path, step, _given(model), _given(content))
+    return Checkpoint(path, step, given(model), given(content))
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[Problem]]:
     """The whole checkpoint with the highest step, and what is wrong with the newer ones that were passed over."""
-    return _newest(run_dir / "ckpt", read_checkpoint)
+    return newest_whole(run_dir / "ckpt", read_checkpoint)
 
 
 def resume_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[Problem]]:
@@ -223,43 +174,8 @@ def resume_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[Problem]]:
     return newest, problems
 
 
-def read_model(path: Path) -> ModelFiles:
-    """Reads the model of a bundle or a checkpoint directory after comparing it with its sha256.
-
-    Raises:
-        ModelError: it is damaged, incomplete, or of another format version.
-    """
-    refuse_pickle(path / WEIGHTS)
-    content = _read_sealed(path / MODEL)
-    _compare(path / WEIGHTS, {"sha256": content.get("weights")})
-    return ModelFiles(path, _given(content), content["weights"])
-
-
-def find_model(path: Path) -> ModelFiles:
-    """The model that a person means: a run, its `ckpt`, a checkpoint, a bundle, or a file in one of the last two.
-
-    Of a run it is the newest checkpoint whose model is whole.
-
-    Raises:
-        ModelError: there is none, or it is damaged; the text says what is there instead.
-    """
-    refuse_pickle(path)
-    if path.name in {WEIGHTS, MODEL} and path.is_file():
-        path = path.parent
-    if not path.exists():
-        raise ModelError("no such file or directory", where=str(path), hint=_EXPECTED)
-    if (path / MODEL).exists() or (path / WEIGHTS).exists():
-        return read_model(path)
-    if not path.is_dir():
-        raise ModelError("is not a model", where=str(path), hint=_EXPECTED)
-    checkpoints = path if step_directories(path) or path.name == "ckpt" else path / "ckpt"
-    newest, problems = _newest(checkpoints, read_model)
-    if newest is not None:
-        return ModelFiles(newest.path, newest.model, newest.weights_hash, tuple(problems))
-    raise ModelError(*problems) if problems else _no_model(path)
-
-
-def _newest(checkpoints: Path, read: Callable[[Path], Found]) -> tuple[Found | None, list[Problem]]:
+def newest_whole(checkpoints: Path, read: Callable[[Path], Found]) -> tuple[Found | None, list[Problem]]:
+    """What `read` makes of the newest checkpoint that it accepts, and what is wrong with the newer ones."""
     problems: list[Problem] = []
     for path in step_directories(checkpoints):
         try:
@@ -267,104 +183,3 @@ def _newest(checkpoints: Path, read: Callable[[Path], Found]) -> tuple[Found | N
         except ModelError as error:
             problems += error.problems
     return None, problems
-
-
-def _read_sealed(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    version = content.get("format")
-    if type(version) is not int or version < 1:
-        raise ModelError("has no format version that FlexVAE ever wrote", where=str(path))
-    if version > FORMAT:
-        what = f"is of format {version}, from a newer FlexVAE; this one reads format {FORMAT}"
-        raise ModelError(what, where=str(path), hint="pip install --upgrade flexvae")
-    if content.pop("seal", None) != seal_of(content):
-        raise ModelError("is damaged or was edited: its seal does not match its content", where=str(path))
-    return content
-
-
-def _compare(path: Path, digest: Any) -> None:
-    """Refuses a file that is not the one that `digest`, a dict with `sha256` and perhaps `bytes`, was taken of."""
-    refuse_pickle(path)
-    with reading(path):
-        size = regular(path).stat().st_size
-        if not isinstance(digest, dict) or digest.get("bytes", size) != size:
-            raise ModelError(f"is damaged or replaced: it has {size:,} bytes, not the recorded number", where=str(path))
-        if digest.get("sha256") != digest_of(path).sha256:
-            raise ModelError("is damaged or replaced: its sha256 is not the recorded one", where=str(path))
-
-
-def _given(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in _RESERVED}
-
-
-def _no_model(path: Path) -> ModelError:
-    if (path / "config.json").exists() or (path / "ckpt").is_dir() or path.name == "ckpt":
-        return ModelError(
-            "holds no checkpoint yet", where=str(path), hint="train first, or wait for the first checkpoint"
-        )
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
-    if pickles:
-        what = f"holds no model of FlexVAE's; pickle refused: {pickles[0]} can run any program"
-        return ModelError(what, where=str(path), hint=_EXPECTED)
-    return ModelError("holds no model", where=str(path), hint=_EXPECTED)
-
-
-def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Refuses weights that do not fit what they are to be loaded into.
-
-    Args:
-        found: the tensors of a file.
-        wanted: tensors with the names, shapes and types expected; values do not matter, nor does the device.
-        path: the file, for the message.
-
-    Raises:
-        ModelError: names the tensors that are missing, unknown, or of another shape or type.
-    """
-    both = [name for name in wanted if name in found]
-    kinds = {
-        "lacks": [name for name in wanted if name not in found],
-        "has unknown": [name for name in found if name not in wanted],
-        "has another shape or type for": [
-            f"{n} ({_layout(found[n])}, expected {_layout(wanted[n])})"
-            for n in both
-            if _layout(found[n]) != _layout(wanted[n])
-        ],
-    }
-    problems = [
-        Problem(
-            f"{kind} {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else ""),
-            where=str(path),
-        )
-        for kind, names in kinds.items()
-        if names
-    ]
-    if problems:
-        raise ModelError(*problems)
-
-
-def _layout(tensor: Tensor) -> str:
-    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-# ---------------------------------------------------------------------------------------------------------- bundles
-
-
-def export_bundle(source: Path, target: Path) -> ModelFiles:
-    """Copies the model that `find_model` sees in `source` into a new directory that needs nothing else.
-
-    Raises:
-        ModelError: `source` is no model, or a damaged one.
-        UsageError: `target` is there already and not an empty directory.
-        DiskFullError: there is no room; nothing is left behind.
-    """
-    found = find_model(source)
-    with writing(target, sum((found.path / name).stat().st_size for name in (WEIGHTS, MODEL))):
-        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-            raise UsageError("is there already", where=str(target), hint="choose a new directory")
-        make_directory(target.parent)
-        with temporary_directory(target.absolute().with_name(f".tmp-{os.getpid()}-{target.name}")) as temporary:
-            for name in (WEIGHTS, MODEL):
-                write_new(temporary / name, chunks_of(found.path / name))
-            read_model(temporary)
-            publish_directory(temporary, target)
-    return ModelFiles(target, found.model, found.weights_hash, found.passed_over)

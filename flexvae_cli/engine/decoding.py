@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from flexvae_cli.api.trace import text
-from flexvae_cli.engine.files import digest_of, read_tensors, reading, regular
 from flexvae_cli.engine.inference import BATCH_SIZE, decode_batch, runs
 from flexvae_cli.engine.manifest import MANIFEST, LatentFile, LatentImage, Manifest, read_manifest
 from flexvae_cli.engine.model import same_model
+from flexvae_cli.engine.reading import digest_of, reading, regular
+from flexvae_cli.engine.tensorfiles import read_tensors
 from flexvae_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:

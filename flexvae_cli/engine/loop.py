@@ -14,13 +14,7 @@ from torch import Tensor
 
 from flexvae_cli import __version__
 from flexvae_cli.engine.build import build_vae
-from flexvae_cli.engine.checkpoint import (
-    Checkpoint,
-    find_model,
-    require_same_tensors,
-    resume_checkpoint,
-    save_checkpoint,
-)
+from flexvae_cli.engine.checkpoint import Checkpoint, resume_checkpoint, save_checkpoint
 from flexvae_cli.engine.data.loader import batches, evaluation_loader, training_loader
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device, keep_freed_memory
@@ -39,6 +33,7 @@ from flexvae_cli.engine.events import (
 from flexvae_cli.engine.interrupt import Interrupt
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.meter import Meter
+from flexvae_cli.engine.modelfiles import find_model, require_same_tensors
 from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
 from flexvae_cli.engine.preview import write_preview
 from flexvae_cli.engine.randomness import seed_of

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from flexvae_cli.engine.files import read_json, seal_of
 from flexvae_cli.engine.naming import MOST_BYTES as MOST_NAME_BYTES
+from flexvae_cli.engine.reading import read_json, seal_of
 from flexvae_cli.errors import ModelError, Problem, UsageError
 
 FORMAT = 1

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from flexvae_cli import plugins
 from flexvae_cli.api import Encoded
 from flexvae_cli.engine.build import build_vae, meta_step
-from flexvae_cli.engine.checkpoint import ModelFiles, find_model, require_same_tensors
 from flexvae_cli.engine.data.images import pillow_array, to_tensor
+from flexvae_cli.engine.modelfiles import ModelFiles, find_model, require_same_tensors
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import ModelError, UsageError
 from flexvae_cli.net import Net, from_description

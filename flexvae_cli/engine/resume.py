@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from flexvae_cli.engine.checkpoint import Checkpoint, require_same_tensors
+from flexvae_cli.engine.checkpoint import Checkpoint
+from flexvae_cli.engine.modelfiles import require_same_tensors
 from flexvae_cli.engine.optimizer import restore_optimizer
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import Problem, UsageError

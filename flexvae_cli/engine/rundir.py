@@ -21,7 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from flexvae_cli.engine.files import json_bytes, make_directory, remove_orphans, replace_file, write_all, writing
+from flexvae_cli.engine.files import make_directory, remove_orphans, replace_file, write_all, writing
+from flexvae_cli.engine.reading import json_bytes
 from flexvae_cli.errors import ResourceError, UsageError
 
 LINE_LIMIT = 1 << 20  # bytes; no line of metrics.jsonl is longer
