@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def parse_json(text: str) -> Any:
         JSONError: what is wrong, and where.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise JSONError(f"is not JSON: {error.msg.lower()}", f"{error.lineno}:{error.colno}") from None
     except RecursionError:
@@ -78,6 +79,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise JSONError(f"holds {name}, which is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise JSONError(f"holds {text[:64]}, which is too large a number")
+    return number
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -92,6 +93,7 @@ class Registry:
         return Problem(f"unknown {kind} '{name}'{meant}", hint=hint)
 
 
+@functools.cache
 def known_elsewhere() -> dict[str, str]:
     """Layer codes that published plugins bring: code -> distribution, for the hint when one is not installed."""
     text = resources.files("flexvae_cli").joinpath("assets/known_plugins.json").read_text("utf-8")

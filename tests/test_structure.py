@@ -204,7 +204,7 @@ def test_mutated_files_never_raise_anything_else(registry, tmp_path, fuzz_factor
     ]
     seed = json.dumps([*json.loads(SEED_ENCODER), {"repeat": 2, "layers": ["SiLU"]}, {"residual": ["UpS_2"]}])
     path = tmp_path / "net.json"
-    for _ in range(3000 * fuzz_factor):
+    for _ in range(20_000 * fuzz_factor):
         text = seed
         for _ in range(draw.randint(1, 4)):
             at = draw.randrange(len(text))

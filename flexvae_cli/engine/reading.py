@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 
 from flexvae_cli.engine.files import CHUNK, Digest
 from flexvae_cli.errors import ModelError
+from flexvae_cli.jsonfile import JSONError, parse_json, read_text
 
-JSON_DEPTH = 64
 JSON_BYTES = 1 << 26
 
 
@@ -63,17 +61,14 @@ def read_json(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
         ModelError: it is not that, or has more than `limit` bytes; the text says where.
     """
     with reading(path):
-        if regular(path).stat().st_size > limit:
-            raise ModelError(f"has more than {limit:,} bytes; that is not a description of ours", where=str(path))
-        data = path.read_bytes()
+        regular(path)
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"is not readable JSON: {error}", where=str(path)) from error
+        value = parse_json(read_text(path, limit))
+    except JSONError as error:
+        place = f" ({error.position})" if error.position else ""
+        raise ModelError(f"{error}{place}", where=str(path)) from None
     if not isinstance(value, dict):
         raise ModelError("is not a JSON object", where=str(path))
-    if _depth(value) > JSON_DEPTH:
-        raise ModelError(f"is nested more than {JSON_DEPTH} levels deep", where=str(path))
     return value
 
 
@@ -91,26 +86,3 @@ def seal_of(value: dict[str, Any]) -> str:
     """The sha256 of a JSON value, whatever the layout and the order of its keys in the file."""
     normal = json.loads(json.dumps(value, allow_nan=False))  # tuples become lists, every key a string
     return hashlib.sha256(json.dumps(normal, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        raise ValueError(f"key {key[:64]!r} is there twice")
-    return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:64]} is not a finite number")
-    return number
-
-
-def _depth(value: object) -> int:
-    level, depth = [value], 0
-    while level := [v for v in level if isinstance(v, (dict, list))]:
-        depth += 1
-        level = [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
-    return depth
