@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,26 @@ def test_structures_and_configs_in_the_pages_are_real(page):
             parse_structure(document, installed().registry, page.name).expanded()
     for block in blocks(page, "toml"):
         tomllib.loads(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_in_the_pages_is_one_that_there_is(page):
+    """Subcommands, options and the number of arguments; nothing is run."""
+    from typer.main import get_command
+
+    from flexvae_cli.main import app
+
+    command = get_command(app)
+    for line in re.findall(r"^(?: {4}|\$ | {4}\$ )flexvae (.+?)(?: +#.*)?$", page.read_text(), re.M):
+        arguments = shlex.split(line)
+        context = command.make_context("flexvae", list(arguments), resilient_parsing=True)
+        name, *rest = [*context.protected_args, *context.args] if hasattr(context, "protected_args") else context.args
+        subcommand = command.get_command(context, name)
+        assert subcommand is not None, line
+        while hasattr(subcommand, "commands"):
+            name, *rest = rest
+            subcommand = subcommand.commands[name]
+        subcommand.make_context(name, rest)
 
 
 def test_the_readme_names_the_two_commands_and_every_subcommand():
