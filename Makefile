@@ -7,7 +7,7 @@ READY = $(VENV)/.flexvae-ready
 DEMO = demo
 WORKERS ?= 2
 
-.PHONY: demo test check lint nightly bench docs clean
+.PHONY: demo test check lint nightly bench docs pictures clean
 
 demo: $(READY)
 	$(BIN)/flexvae train --config configs/quickstart.toml --set train.run_dir=$(DEMO)/run --resume
@@ -33,9 +33,15 @@ bench: $(READY)
 	$(BIN)/python benchmarks/quickstart.py
 
 docs: $(READY)
-	$(BIN)/python -m flexvae_cli.config_reference > docs/config.md
+	$(BIN)/python -m flexvae_cli.config.reference > docs/config.md
 	$(BIN)/python -m flexvae_cli.layers_reference > docs/layers.md
 	$(BIN)/python -m typer flexvae_cli.main utils docs --name flexvae > docs/cli.md
+
+# The README's pictures: the demo's own sheet, and the seed's nets as `inspect` draws them.
+pictures: demo
+	$(BIN)/python -c "from PIL import Image; Image.open('$(DEMO)/reconstructions/sheet.png').convert('RGB').save( \
+		'docs/images/quickstart.jpg', quality=88, optimize=True)"
+	$(BIN)/flexvae inspect configs/seed.toml --image docs/images/seed-net.png > /dev/null
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

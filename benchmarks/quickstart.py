@@ -62,9 +62,9 @@ def main(seeds: list[int]) -> None:
         "`configs/quickstart.toml`, ten whole validation photographs of 512x256 pixels, posterior means. The time is "
         "that of the whole command, start-up, validation and checkpoints included.\n\n"
         "| seed | time | PSNR | SSIM |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
-        f"Mean PSNR {mean:.2f} dB, with a twelfth of the numbers. For comparison, stored small and enlarged again, bicubic "
-        f"both ways: {bicubic(2):.2f} dB at half of width and height (a quarter of the numbers), {bicubic(4):.2f} dB at a "
-        "quarter of width and height (a sixteenth)."
+        f"Mean PSNR {mean:.2f} dB, with a twelfth of the numbers. For comparison, stored small and enlarged again, "
+        f"bicubic both ways: {bicubic(2):.2f} dB at half of width and height (a quarter of the numbers), "
+        f"{bicubic(4):.2f} dB at a quarter of width and height (a sixteenth)."
     )
     write_section("Quickstart", body)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from flexvae_cli import plugins
 from flexvae_cli.codes import Bound
 from flexvae_cli.config import Config
-from flexvae_cli.errors import Problem, UsageError
+from flexvae_cli.config.settings import DataTable, Settings
+from flexvae_cli.errors import DataError, Problem, UsageError
+from flexvae_cli.fallback import meta_fallback
 from flexvae_cli.net import Net, make_net
+from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registry
-from flexvae_cli.settings import Settings
 from flexvae_cli.structure import Structure, bind_code, read_structure
 from flexvae_cli.tracing import Fallback, Trace
 
@@ -55,12 +58,10 @@ class Plan:
         return "logits" if self.terms[0].bound.spec.name == "bce" else "samples"
 
 
-def make_plan(config: Config, fallback: Fallback | None = None) -> Plan:
+def make_plan(config: Config) -> Plan:
     """Check a config against the structures that it names and the plugins that are installed.
 
-    Args:
-        config: a loaded config.
-        fallback: measures layers that have no static rule; without it they are left to the build.
+    torch is imported only where a layer has no static rule of its own.
 
     Raises:
         UsageError: everything that is wrong.
@@ -68,7 +69,7 @@ def make_plan(config: Config, fallback: Fallback | None = None) -> Plan:
     settings = config.settings
     registry = plugins.installed().registry.preferring(settings.plugins.prefer)
     problems: list[Problem] = []
-    net = net_of(config, registry, fallback, problems)
+    net = net_of(config, registry, meta_fallback(), problems)
     terms = _terms(settings, registry, net, problems)
     problems += _data_problems(settings)
     if net is None or problems:
@@ -80,13 +81,29 @@ def make_plan(config: Config, fallback: Fallback | None = None) -> Plan:
     return plan
 
 
+def require_sources(data: DataTable) -> None:
+    """Refuse data that is not there, long before anything looks at it.
+
+    Raises:
+        DataError: a source is neither a folder, nor a file, nor built in.
+    """
+    sources = {"data.source": data.source, "data.validation": data.validation}
+    problems = [
+        Problem(f"no such folder: {shown(source)}", where)
+        for where, source in sources.items()
+        if isinstance(source, str) and not source.startswith("builtin:") and not Path(source).exists()
+    ]
+    if problems:
+        raise DataError(*problems)
+
+
 def net_of(config: Config, registry: Registry, fallback: Fallback | None, problems: list[Problem]) -> Net | None:
     """The net that a config names; what is wrong is added to `problems`."""
     model = config.settings.model
     parts: list[Structure] = []
     for path in (model.encoder, model.decoder):
         try:
-            parts.append(read_structure(path, registry, _shown(path)))
+            parts.append(read_structure(path, registry, shown(path)))
         except UsageError as error:
             problems += error.problems
     if len(parts) < 2:
@@ -96,14 +113,6 @@ def net_of(config: Config, registry: Registry, fallback: Fallback | None, proble
     except UsageError as error:
         problems += error.problems
         return None
-
-
-def _shown(path: object) -> str:
-    """A path as a person would write it from here."""
-    import os
-
-    relative = os.path.relpath(str(path))
-    return str(path) if relative.startswith("..") else relative
 
 
 def _terms(settings: Settings, registry: Registry, net: Net | None, problems: list[Problem]) -> tuple[Term, ...]:

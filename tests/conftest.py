@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables are then cut to its width
+
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 ENCODER = ["C2d_3_8_3_2_1", "SiLU", "C2d_8_4_3_2_1"]  # 3xHxW -> 4 x H/4 x W/4, rounded up
 DECODER = ["C2d_2_8_3_1_1", "SiLU", "UpS_4", "C2d_8_3_3_1_1"]

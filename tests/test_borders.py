@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "numpy", "rich", "PIL", "matplotlib")
 LIGHT = sorted(
-    f"flexvae_cli.{path.stem}"
-    for path in (ROOT / "flexvae_cli").glob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder in ("", "config", "inspection")
+    for path in (ROOT / "flexvae_cli" / folder).glob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
 API = sorted(

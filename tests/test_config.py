@@ -12,11 +12,11 @@ import pytest
 import tomli
 
 from flexvae_cli.config import find_config, json_schema, load_config, shipped_configs
-from flexvae_cli.config_layers import MAX_CHAIN
-from flexvae_cli.config_reference import reference
+from flexvae_cli.config.layers import MAX_CHAIN
+from flexvae_cli.config.reference import reference
+from flexvae_cli.config.settings import Settings
+from flexvae_cli.config.toml_writer import to_toml
 from flexvae_cli.errors import UsageError
-from flexvae_cli.settings import Settings
-from flexvae_cli.toml_writer import to_toml
 
 NIGHTLY = os.environ.get("FLEXVAE_NIGHTLY") == "1"
 MUTATIONS = 20_000 * (100 if NIGHTLY else 1)
@@ -369,13 +369,13 @@ def test_the_schema_knows_every_table_and_extends() -> None:
 def test_the_reference_on_disk_is_up_to_date() -> None:
     page = Path(__file__).parent.parent / "docs" / "config.md"
     assert page.read_text(encoding="utf-8") == reference(), (
-        "run: python -m flexvae_cli.config_reference > docs/config.md"
+        "run: python -m flexvae_cli.config.reference > docs/config.md"
     )
 
 
 def test_importing_the_config_is_light() -> None:
     code = (
-        "import sys, flexvae_cli.config, flexvae_cli.config_reference, flexvae_cli.shipped\n"
+        "import sys, flexvae_cli.config, flexvae_cli.config.reference, flexvae_cli.config.shipped\n"
         "print([m for m in ('torch', 'numpy', 'rich', 'PIL', 'typer') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flexvae_cli.config.settings import DataTable
 from flexvae_cli.engine.data.dataset import (
     EvaluationImages,
     Fault,
@@ -21,7 +22,6 @@ from flexvae_cli.engine.data.dataset import (
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item, list_images, usable
 from flexvae_cli.errors import DataError, UsageError
-from flexvae_cli.settings import DataTable
 
 SCENERY = list_images("builtin:scenery")[:6]
 

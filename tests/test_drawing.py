@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flexvae_cli.drawing import ROLES, draw, picture
-from flexvae_cli.drawing_layout import Block, Group, elements, extent, role
 from flexvae_cli.errors import ResourceError, UsageError
 from flexvae_cli.inspection import inspect_target
+from flexvae_cli.inspection.drawing import ROLES, draw, picture
+from flexvae_cli.inspection.drawing_layout import Block, Group, elements, extent, role
 
 SEED = Path(__file__).parents[1] / "configs" / "structures"
 BODY = ["GN_2_8", "SiLU", "C2d_8_8_3_1_1"]

@@ -11,10 +11,10 @@ import pytest
 
 from flexvae_cli import plugins
 from flexvae_cli.api import layer
-from flexvae_cli.assumed_input import assumed_input
 from flexvae_cli.errors import ModelError, UsageError
 from flexvae_cli.inspection import inspect_target, model_description, read_shape, short
-from flexvae_cli.inspection_json import document
+from flexvae_cli.inspection.assumed_input import assumed_input
+from flexvae_cli.inspection.document import document
 from flexvae_cli.registry import Registered, Registry
 from flexvae_cli.structure import parse_structure
 
@@ -312,7 +312,7 @@ def test_a_structure_with_rules_needs_neither_torch_nor_pydantic():
 import sys
 from pathlib import Path
 from flexvae_cli.inspection import inspect_target
-from flexvae_cli.inspection_json import document
+from flexvae_cli.inspection.document import document
 document(inspect_target(Path(sys.argv[1])))
 print([name for name in ("torch", "pydantic", "rich", "numpy") if name in sys.modules])
 """

@@ -5,8 +5,8 @@ import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexvae_cli.locate import key_lines, line_of
-from flexvae_cli.toml_writer import to_toml
+from flexvae_cli.config.locate import key_lines, line_of
+from flexvae_cli.config.toml_writer import to_toml
 
 TEXT = '''\
 # a = 1, [x]

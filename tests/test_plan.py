@@ -7,9 +7,9 @@ import json
 import pytest
 
 from flexvae_cli.config import load_config, shipped_configs
+from flexvae_cli.config.shipped import summaries
 from flexvae_cli.errors import UsageError
 from flexvae_cli.plan import make_plan
-from flexvae_cli.shipped import summaries
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flexvae_cli.config.settings import ScheduleTable
 from flexvae_cli.engine.schedule import rate_factor
-from flexvae_cli.settings import ScheduleTable
 
 
 def rates(max_steps: int, **settings) -> list[float]:

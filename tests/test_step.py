@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from flexvae_cli.config.settings import OptimizerTable
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
@@ -15,7 +16,6 @@ from flexvae_cli.errors import ModelError
 from flexvae_cli.net import make_net
 from flexvae_cli.plan import Term
 from flexvae_cli.plugins import installed
-from flexvae_cli.settings import OptimizerTable
 from flexvae_cli.structure import bind_code, parse_structure
 
 REGISTRY = installed().registry

@@ -13,11 +13,11 @@ from flexvae_cli import ui
 from flexvae_cli.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
+    from flexvae_cli.config.settings import Settings
     from flexvae_cli.engine.data.dataset import Fault
     from flexvae_cli.engine.model import Model
     from flexvae_cli.engine.modelfiles import ModelFiles
     from flexvae_cli.engine.naming import OutputFolder
-    from flexvae_cli.settings import Settings
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Show, check and write config files
 def show(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Print the config with all that it extends and every --set merged, paths in full."""
     from flexvae_cli.config import find_config, load_config
-    from flexvae_cli.toml_writer import to_toml
+    from flexvae_cli.config.toml_writer import to_toml
 
     document = load_config(find_config(config), overrides or ()).document
     if as_json:
@@ -42,21 +42,17 @@ def check(config: ConfigOption = None, overrides: SetOption = None, as_json: Jso
         ui.json(result)
     else:
         ui.data("{config} is fine: {input} -> latent {latent}, {parameters:,} parameters".format_map(result))
-    if not result["complete"]:
-        ui.say("note: a layer has no static shape rule; what comes after it is checked when the net is built")
 
 
 def summary(path: Path, plan: Plan) -> dict[str, Any]:
-    """What `check` tells of a config; `complete` is false where a layer without a static rule ended the trace."""
+    """What `check` tells of a config."""
     from flexvae_cli.api.trace import text
 
-    complete = plan.decoder.complete and plan.bottleneck.complete and plan.encoder.complete
     return {
         "config": str(path),
         "input": text(plan.net.shape),
-        "latent": text(plan.bottleneck.gives) if plan.bottleneck.complete else "unknown",
+        "latent": text(plan.bottleneck.gives),
         "parameters": plan.parameters,
-        "complete": complete,
     }
 
 
@@ -76,8 +72,8 @@ def new(
     listing: Annotated[bool, typer.Option("--list", help="list the shipped configs")] = False,
 ) -> None:
     """Write a shipped config and its structure files to configs/."""
+    from flexvae_cli.config.shipped import summaries, write_out
     from flexvae_cli.errors import UsageError
-    from flexvae_cli.shipped import summaries, write_out
 
     if listing:
         for shipped, purpose in summaries().items():

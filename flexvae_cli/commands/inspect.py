@@ -48,12 +48,12 @@ def inspect(
 
     found = inspect_target(target, read_shape(input_shape) if input_shape else None, overrides or ())
     if image is not None:
-        from flexvae_cli.drawing import draw
+        from flexvae_cli.inspection.drawing import draw
 
         draw(found, image)
         ui.say(f"drew {image}")
     if as_json:
-        from flexvae_cli.inspection_json import document
+        from flexvae_cli.inspection.document import document
 
         ui.json(document(found))
     elif tree:

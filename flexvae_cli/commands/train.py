@@ -9,6 +9,7 @@ import typer
 
 from flexvae_cli import ui
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
+from flexvae_cli.paths import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,10 +35,11 @@ def train(
     the same weights, bit for bit, as if it had never stopped.
     """
     from flexvae_cli.config import find_config, load_config
-    from flexvae_cli.plan import make_plan
+    from flexvae_cli.plan import make_plan, require_sources
 
     path = find_config(config)
     plan = make_plan(load_config(path, overrides or ()))
+    require_sources(plan.settings.data)
     run_dir = plan.settings.train.run_dir
 
     from flexvae_cli.engine.rundir import RunDirectory
@@ -56,7 +58,6 @@ def _follow(plan: Plan, run: RunDirectory, config: Path, *, resume: bool) -> tup
     from flexvae_cli.engine.loop import train as events_of
     from flexvae_cli.engine.records import recorded
 
-    run.write_config(plan.settings.model_dump(mode="json"))
     summary: dict[str, object] = {"run": str(run.path)}
     signal = 0
     events: Iterable[Event] = recorded(events_of(plan, run, resume=resume), run)
@@ -90,7 +91,7 @@ def told(event: Event, run: RunDirectory, config: Path) -> list[str]:
             held = f"{event.validation_images} held out" if event.validation_images else "none held out"
             verb = f"continuing at step {event.step}" if event.resumed else "starting"
             return [
-                f"{verb}: {run.path}",
+                f"{verb}: {shown(run.path)}",
                 f"{event.parameters:,} parameters, {event.training_images} images ({held}), {event.device}, "
                 f"{event.max_steps:,} steps, {event.steps_per_epoch:,} to an epoch",
             ]
@@ -104,7 +105,7 @@ def told(event: Event, run: RunDirectory, config: Path) -> list[str]:
             return [f"validation at step {event.step}:  {_numbers(event.values)}"]
         case e.Finished(signal=0):
             return [
-                f"done: {event.step:,} steps, {event.seconds:.0f} s in this session; try: flexvae infer {run.path} ..."
+                f"done: {event.step:,} steps, {event.seconds:.0f} s in this session; try: flexvae infer {shown(run.path)} ..."
             ]
         case e.Finished():
             return [f"stopped at step {event.step}, saved; continue with: flexvae train --config {config} --resume"]

@@ -122,6 +122,7 @@ def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
         FlexVAEError: the data cannot be used, the checkpoint does not fit, the disk is full, the loss is not finite.
     """
     trainer, checkpoint, notices = _prepare(plan, run, resume)
+    run.write_config(plan.settings.model_dump(mode="json"))  # from here on the directory holds a run
     start = checkpoint.step if checkpoint else 0
     yield Started(
         start,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flexvae_cli.config.settings import OptimizerTable
 from flexvae_cli.errors import ModelError
-from flexvae_cli.settings import OptimizerTable
 
 
 def make_optimizer(module: nn.Module, settings: OptimizerTable) -> torch.optim.Optimizer:

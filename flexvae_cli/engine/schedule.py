@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flexvae_cli.settings import ScheduleTable
+from flexvae_cli.config.settings import ScheduleTable
 
 
 def rate_factor(step: int, schedule: ScheduleTable, max_steps: int) -> float:

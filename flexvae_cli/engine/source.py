@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from flexvae_cli.config.settings import DataTable
 from flexvae_cli.engine.data.dataset import EvaluationImages, Preparation, TrainingImages
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item, list_images, split, usable
 from flexvae_cli.errors import DataError, Problem
-from flexvae_cli.settings import DataTable
 
 MOST_STAND_INS = 8  # training images that latent statistics are measured on where nothing is held out
 

@@ -17,7 +17,7 @@ from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from flexvae_cli.settings import DataTable
+    from flexvae_cli.config.settings import DataTable
 
 ATTEMPTS = 100  # at finding a readable image in place of a bad one, before giving up on the source
 

@@ -19,6 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from flexvae_cli.config import Config
+from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.device import choose_device, keep_freed_memory
 from flexvae_cli.engine.losses.total import TotalLoss
@@ -27,7 +28,6 @@ from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
 from flexvae_cli.engine.step import training_step
 from flexvae_cli.errors import FlexVAEError, UsageError
 from flexvae_cli.plan import Plan, make_plan
-from flexvae_cli.settings import Settings
 
 OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain RuntimeError
     "DefaultCPUAllocator: can't allocate memory",

@@ -8,9 +8,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexvae_cli.drawing_layout import END, GAP, LINE, SLANT, TALL, Arc, Box, Scene, arc_height, scene_of
 from flexvae_cli.errors import UsageError
 from flexvae_cli.inspection import Inspection
+from flexvae_cli.inspection.drawing_layout import END, GAP, LINE, SLANT, TALL, Arc, Box, Scene, arc_height, scene_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

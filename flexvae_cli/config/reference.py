@@ -1,4 +1,4 @@
-"""The reference of every table and key of a config, for `docs/config.md`: `python -m flexvae_cli.config_reference`."""
+"""The reference of every table and key of a config, for `docs/config.md`: `python -m flexvae_cli.config.reference`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flexvae_cli.config_layers import MAX_CHAIN
+from flexvae_cli.config.layers import MAX_CHAIN
+from flexvae_cli.config.settings import RelativePath, Settings, parse_bytes, parse_shape
+from flexvae_cli.config.toml_writer import to_toml
 from flexvae_cli.errors import listed
-from flexvae_cli.settings import RelativePath, Settings, parse_bytes, parse_shape
-from flexvae_cli.toml_writer import to_toml
 
 HEAD = """# The config file
 

@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from flexvae_cli.config_layers import read_files, read_overrides, user_expanded
-from flexvae_cli.config_problems import problems
+from flexvae_cli.config.layers import read_files, read_overrides, user_expanded
+from flexvae_cli.config.locate import KeyPath
+from flexvae_cli.config.problems import problems
+from flexvae_cli.config.settings import RelativePath, Settings
 from flexvae_cli.errors import UsageError
-from flexvae_cli.locate import KeyPath
-from flexvae_cli.settings import RelativePath, Settings
 
 DEFAULT_NAME = "flexvae.toml"
 
@@ -88,7 +88,7 @@ def find_config(option: Path | None) -> Path:
 
 def shipped_configs() -> Path:
     """The folder of the configs that come with FlexVAE: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from flexvae_cli.config import load_config, shipped_configs
-from flexvae_cli.config_layers import read_files
+from flexvae_cli.config.layers import read_files
 from flexvae_cli.errors import Problem, UsageError, did_you_mean
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from pydantic import BaseModel
 
+from flexvae_cli.config.locate import KeyPath
+from flexvae_cli.config.settings import Settings
 from flexvae_cli.errors import Problem, did_you_mean, listed, nearest
-from flexvae_cli.locate import KeyPath
-from flexvae_cli.settings import Settings
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexvae_cli import plugins
-from flexvae_cli.api.trace import Reach, Shape, Step, local, text
-from flexvae_cli.assumed_input import assumed_input
-from flexvae_cli.codes import Bound
+from flexvae_cli.api.trace import Reach, Shape, local, text
 from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.fallback import meta_fallback
+from flexvae_cli.inspection.assumed_input import assumed_input
 from flexvae_cli.jsonfile import JSONError, parse_json, read_text
 from flexvae_cli.net import Net, from_description
 from flexvae_cli.registry import Registry
@@ -175,20 +175,6 @@ def inspect_target(target: Path | None, shape: Shape | None = None, overrides: S
         return _structure(read_structure(target, registry), shape, measured)
     net = from_description(_read_model(target), registry, str(target), measured)
     return _net(net, str(target), "model", shape)
-
-
-def meta_fallback() -> Fallback:
-    """Measures layers without a static rule, each once per shape; torch is imported when the first one comes."""
-    known: dict[tuple[str, Shape], Step] = {}
-
-    def measure(bound: Bound, shape: Shape) -> Step:
-        from flexvae_cli.engine.build import meta_step
-
-        if (bound.code, shape) not in known:
-            known[bound.code, shape] = meta_step(bound, shape)
-        return known[bound.code, shape]
-
-    return measure
 
 
 def read_shape(written: str) -> Shape:

@@ -13,9 +13,9 @@ from typing import Any
 
 import tomli
 
-from flexvae_cli.config_problems import dotted
+from flexvae_cli.config.locate import KeyPath, key_lines, line_of
+from flexvae_cli.config.problems import dotted
 from flexvae_cli.errors import Problem, UsageError
-from flexvae_cli.locate import KeyPath, key_lines, line_of
 
 MAX_BYTES = 1_000_000  # a config is a page of text
 MAX_DEPTH = 64  # tables and lists within each other

@@ -1,0 +1,25 @@
+"""What a structure, a config, a run or a model is made of: as data, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+from flexvae_cli.inspection.inspecting import (
+    Inspection,
+    Line,
+    Note,
+    Part,
+    inspect_target,
+    model_description,
+    read_shape,
+    short,
+)
+
+__all__ = [
+    "Inspection",
+    "Line",
+    "Note",
+    "Part",
+    "inspect_target",
+    "model_description",
+    "read_shape",
+    "short",
+]
