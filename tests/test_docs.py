@@ -75,10 +75,8 @@ def test_the_readme_names_the_two_commands_and_every_subcommand():
 
 def test_the_readme_claims_what_the_benchmark_wrote():
     readme, measured = (ROOT / "README.md").read_text(), (ROOT / "docs/benchmarks.md").read_text()
-    for pattern, said in [
-        (r"Mean PSNR ([0-9.]+) dB", "{:.1f} dB mean PSNR"),
-        (r"([0-9.]+) dB at half of", "gives {:.1f} dB"),
-    ]:
+    claims = {r"Mean PSNR ([0-9.]+) dB": "{:.1f} dB mean PSNR", r"([0-9.]+) dB at half of": "gives {:.1f} dB"}
+    for pattern, said in claims.items():
         found = re.search(pattern, measured)
         assert found, pattern
         assert said.format(float(found[1])) in readme

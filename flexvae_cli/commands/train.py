@@ -104,9 +104,8 @@ def told(event: Event, run: RunDirectory, config: Path) -> list[str]:
         case e.Validated():
             return [f"validation at step {event.step}:  {_numbers(event.values)}"]
         case e.Finished(signal=0):
-            return [
-                f"done: {event.step:,} steps, {event.seconds:.0f} s in this session; try: flexvae infer {shown(run.path)} ..."
-            ]
+            spent = f"done: {event.step:,} steps, {event.seconds:.0f} s in this session"
+            return [f"{spent}; next: flexvae infer {shown(run.path)} INPUT OUTPUT"]
         case e.Finished():
             return [f"stopped at step {event.step}, saved; continue with: flexvae train --config {config} --resume"]
         case _:
