@@ -24,30 +24,30 @@ from flexvae_cli.commands.sample import sample
 from flexvae_cli.commands.train import train
 from flexvae_cli.errors import Exit, FlexVAEError
 
-PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Define and check": {"inspect": inspect, "layers": layers, "plugins": plugins},
-    "Train": {"train": train, "mem": mem},
-    "Use a trained model": {
-        "infer": infer,
-        "encode": encode,
-        "decode": decode,
-        "sample": sample,
-        "interpolate": interpolate,
-        "export": export,
-    },
+COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": inspect,
+    "layers": layers,
+    "plugins": plugins,
+    "train": train,
+    "mem": mem,
+    "infer": infer,
+    "encode": encode,
+    "decode": decode,
+    "sample": sample,
+    "interpolate": interpolate,
+    "export": export,
 }
 
 app = typer.Typer(
     name="flexvae",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # plain help takes half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for panel, commands in PANELS.items():
-    for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
-app.add_typer(config.app, name="config", rich_help_panel="Define and check")
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(config.app, name="config")
 
 
 def _version(wanted: bool) -> None:

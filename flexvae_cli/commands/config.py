@@ -14,7 +14,7 @@ from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 if TYPE_CHECKING:
     from flexvae_cli.plan import Plan
 
-app = typer.Typer(no_args_is_help=True, help="Show, check and write config files.")
+app = typer.Typer(no_args_is_help=True, help="Show, check and write configs.")
 
 
 @app.command()
@@ -66,10 +66,10 @@ def schema() -> None:
 
 @app.command()
 def new(
-    name: Annotated[str | None, typer.Argument(help="a shipped config, see --list")] = None,
-    into: Annotated[Path, typer.Option(help="the folder that gets the folder configs")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="replace files that are there and differ")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="list the shipped configs")] = False,
+    name: Annotated[str | None, typer.Argument(help="A shipped config, see --list.")] = None,
+    into: Annotated[Path, typer.Option(help="The folder that gets the folder configs.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there and differ.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the shipped configs.")] = False,
 ) -> None:
     """Write a shipped config and its structure files to configs/."""
     from flexvae_cli.config.shipped import summaries, write_out

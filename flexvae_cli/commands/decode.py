@@ -30,7 +30,9 @@ def decode(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode latents into images, as large as those that were encoded.
+    """Decode latents into images.
+
+    Each is as large as the one that was encoded.
 
     All latents are verified before the first image is written; those of another model are refused.
     """

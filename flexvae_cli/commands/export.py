@@ -17,7 +17,9 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new folder of the bundle.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a model out of its run, into a folder that holds all that using it takes.
+    """Copy a model out of its run.
+
+    The copy holds all that using it takes.
 
     Two files: model.safetensors (the weights) and model.json (structures, preprocessing, latent statistics, plugins).
     """

@@ -47,7 +47,7 @@ def infer(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Reconstruct images, and measure how near the reconstructions are.
+    """Reconstruct images and measure how well.
 
     Writes one PNG per image, as large as it went in, a sheet of originals beside reconstructions (sheet.png) and PSNR
     and SSIM of every image (metrics.json). With --config, MODEL is the config's run

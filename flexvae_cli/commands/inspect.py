@@ -39,7 +39,9 @@ def inspect(
     image: ImageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every layer of a net: shapes, parameters, multiply-adds, receptive field, and what looks wrong.
+    """Show every layer of a net.
+
+    Its shapes, parameters, multiply-adds and receptive field, and what looks wrong.
 
     A config or a model is followed through encoder, bottleneck and decoder in one go. Shapes and multiply-adds (MACs)
     are those of one sample; the receptive field is in positions of the net's input.

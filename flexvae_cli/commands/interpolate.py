@@ -36,7 +36,7 @@ def interpolate(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode the way from one image's latent to another's.
+    """Decode the way between two images.
 
     Writes frame-000.png and so on, and the first 64 on one sheet.png. Where the images differ in size, their
     centres are taken.

@@ -25,7 +25,10 @@ CodeArgument = Annotated[
 
 
 def layers(code: CodeArgument = None, as_json: JsonOption = False) -> None:
-    """List the codes of all layers, bottlenecks and losses, or explain one of them."""
+    """List all codes, or explain one.
+
+    Codes of layers, bottlenecks and losses, of every plugin.
+    """
     from flexvae_cli.layers_reference import KINDS, described
     from flexvae_cli.plugins import installed
 

@@ -21,20 +21,21 @@ def mem(
     config: ConfigOption = None,
     overrides: SetOption = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="samples in memory at once; by default batch_size / accumulate")
+        int | None, typer.Option(min=1, help="Samples in memory at once; by default batch_size / accumulate.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="memory to fill, as in 24GiB; by default what the device has")
+        str | None, typer.Option(metavar="SIZE", help="Memory to fill, as in 24GiB; by default what the device has.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu or cuda[:N]")] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="Auto, cpu or cuda[:N].")] = None,
     assert_batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="exit with code 5 where a batch of N does not fit")
+        int | None, typer.Option(min=1, metavar="N", help="Exit with code 5 where a batch of N does not fit.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a training step needs, and find the largest batch that fits.
+    """Measure what training needs of memory.
 
-    Real training steps are taken in child processes on random samples: memory that runs out there harms nothing here.
+    Takes real training steps on random samples in child processes, where memory that runs out harms nothing, and finds
+    the largest batch that fits.
     """
     from flexvae_cli.config import find_config, load_config
     from flexvae_cli.engine.memory.answer import answer, asker, fits

@@ -19,7 +19,10 @@ def plugins(
     as_json: JsonOption = False,
     timings: Annotated[bool, typer.Option("--timings", help="Show how long each plugin takes to load.")] = False,
 ) -> None:
-    """List the installed plugins and their problems; a broken plugin costs nothing but itself."""
+    """List the plugins and their problems.
+
+    A broken plugin costs nothing but itself.
+    """
     from flexvae_cli.plugins import installed
 
     found = installed().found
