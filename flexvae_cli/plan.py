@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexvae_cli import plugins
+from flexvae_cli.assets import BUILTIN_SOURCES
 from flexvae_cli.codes import Bound
 from flexvae_cli.config import Config
-from flexvae_cli.config.settings import DataTable, Settings
-from flexvae_cli.errors import DataError, Problem, UsageError
+from flexvae_cli.config.settings import Settings
+from flexvae_cli.errors import DataError, ModelError, Problem, UsageError, did_you_mean
 from flexvae_cli.fallback import meta_fallback
 from flexvae_cli.net import Net, make_net
 from flexvae_cli.paths import shown
@@ -72,29 +73,39 @@ def make_plan(config: Config) -> Plan:
     net = net_of(config, registry, meta_fallback(), problems)
     terms = _terms(settings, registry, net, problems)
     problems += _data_problems(settings)
-    if net is None or problems:
+    traces = None
+    if net is not None:
+        try:
+            traces = net.checked()
+        except UsageError as error:
+            problems += error.problems
+    if net is None or traces is None or problems:
         raise UsageError(*problems)
-    traces = net.checked()
     plan = Plan(settings, net, *traces, terms=terms)
     if plan.parameters > MOST_PARAMETERS:
         raise UsageError(f"the net has {plan.parameters:,} parameters; the most is {MOST_PARAMETERS:,}")
     return plan
 
 
-def require_sources(data: DataTable) -> None:
-    """Refuse data that is not there, long before anything looks at it.
+def require_inputs(settings: Settings) -> None:
+    """Refuse inputs that are not there, long before anything looks at them.
 
     Raises:
         DataError: a source is neither a folder, nor a file, nor built in.
+        ModelError: there is no model to start from.
     """
-    sources = {"data.source": data.source, "data.validation": data.validation}
-    problems = [
-        Problem(f"no such folder: {shown(source)}", where)
-        for where, source in sources.items()
-        if isinstance(source, str) and not source.startswith("builtin:") and not Path(source).exists()
-    ]
+    sources = {"data.source": settings.data.source, "data.validation": settings.data.validation}
+    problems = []
+    for where, source in sources.items():
+        if isinstance(source, str) and source.startswith("builtin:") and source not in BUILTIN_SOURCES:
+            problems.append(Problem(f"no built-in set '{source}'{did_you_mean(source, BUILTIN_SOURCES)}", where))
+        elif isinstance(source, str) and not source.startswith("builtin:") and not Path(source).exists():
+            problems.append(Problem(f"no such folder: {shown(source)}", where))
     if problems:
         raise DataError(*problems)
+    start = settings.model.init
+    if start is not None and not start.exists():
+        raise ModelError(f"no such model: {shown(start)}", where="model.init")
 
 
 def net_of(config: Config, registry: Registry, fallback: Fallback | None, problems: list[Problem]) -> Net | None:
@@ -129,13 +140,14 @@ def _terms(settings: Settings, registry: Registry, net: Net | None, problems: li
             problems.append(Problem(f"loss.ssim_metrics wants sides of at least {SSIM_WINDOW} pixels in data.input"))
     if loss.sparse_metrics:
         wanted.append(("sparse", "sparse", 1.0))
-    if (key := LOSSES_OF_OTHER_KEYS.get(loss.reconstruction)) is not None:
-        problems.append(Problem(f"loss.reconstruction: '{loss.reconstruction}' does not compare samples; it has {key}"))
     terms = []
     for name, code, weight in wanted:
         bound = bind_code(code, "loss", registry, f"loss.{name}", problems, {})
-        if bound is not None:
-            terms.append(Term(name, bound, weight))
+        if bound is None:
+            continue
+        terms.append(Term(name, bound, weight))
+        if name == "reconstruction" and (key := LOSSES_OF_OTHER_KEYS.get(bound.spec.name)) is not None:
+            problems.append(Problem(f"'{code}' does not compare samples; it has {key}", "loss.reconstruction"))
     return tuple(terms)
 
 

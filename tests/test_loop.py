@@ -15,7 +15,7 @@ from flexvae_cli.config import load_config
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.events import Event
-from flexvae_cli.engine.loop import train
+from flexvae_cli.engine.loop import gather, train
 from flexvae_cli.engine.records import recorded
 from flexvae_cli.engine.rundir import RunDirectory
 from flexvae_cli.errors import DataError, DivergedError, ModelError, UsageError
@@ -77,7 +77,7 @@ def run(project, *overrides, resume=False, until=None) -> list[Event]:
     found = []
     plan = plan_of(project, *overrides)
     with RunDirectory(plan.settings.train.run_dir, resume=resume) as held:
-        for event in recorded(train(plan, held, resume=resume), held):
+        for event in recorded(train(plan, gather(plan), held, resume=resume), held):
             found.append(event)
             if until and until(event):
                 break
@@ -262,3 +262,63 @@ def test_a_signal_saves_and_stops(project, number):
     run(project, "train.run_dir=" + str(project / "whole"))
     run(project, resume=True)
     assert same(weights(project), weights(project, "whole"))
+
+
+def test_what_a_checkpoint_says_of_its_latents_is_a_function_of_its_weights(project):
+    """`model.json` too is the same whether the run was interrupted or not."""
+    every = ("train.checkpoint_every=1", "train.keep_last=20")
+    run(project, *every, "train.run_dir=" + str(project / "whole"))
+    run(project, *every, until=lambda x: isinstance(x, e.Saved) and x.step == 5)
+    run(project, *every, resume=True)
+    for step in (0, 5, 6, 9, 12):
+        ours, theirs = (
+            json.loads((project / name / f"ckpt/step-{step:08d}/model.json").read_text()) for name in ("run", "whole")
+        )
+        assert ours == theirs
+        assert ours["latents"]["std"][0] > 0
+
+
+def held_out(project) -> list[str]:
+    from flexvae_cli.engine.loop import gather
+
+    return [item.name for item in gather(plan_of(project)).source.validation.items]
+
+
+def test_a_damaged_validation_image_is_reported_and_left_out(project):
+    for index in range(10, 30):
+        shutil.copy(project / f"photos/{index % 10 // 2 * 2}.png", project / f"photos/{index}.png")
+    names = held_out(project)
+    path = project / "photos" / names[-1]
+    path.write_bytes(path.read_bytes()[:-300])
+    events = run(project, "train.preview_every=3")
+    assert [x.name for x in events if isinstance(x, e.BadFileMet)] == [names[-1]]
+    assert [x for x in events if isinstance(x, e.Validated)]
+    assert len((project / "run/bad_files.jsonl").read_text().splitlines()) == 1
+
+
+def test_validation_images_that_are_all_damaged_are_refused(project):
+    for name in held_out(project):
+        path = project / "photos" / name
+        path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match="validation images can be read"):
+        run(project)
+
+
+def test_a_resume_that_changes_the_schedule_says_so(project):
+    run(project)
+    notices = [x.text for x in run(project, "train.max_steps=14", resume=True) if isinstance(x, e.Noticed)]
+    assert any("the schedule follows the number of steps" in text for text in notices)
+    with pytest.raises(UsageError, match="the run is at step 14 already, beyond the 3"):
+        run(project, "train.max_steps=3", resume=True)
+
+
+def test_a_setting_that_a_later_release_adds_does_not_refuse_an_old_run(project):
+    from flexvae_cli.engine.resume import require_same_run
+
+    run(project, "train.max_steps=4")
+    checkpoint = newest_checkpoint(project / "run")[0]
+    del checkpoint.state["settings"]["optimizer"]["eps"]
+    require_same_run(plan_of(project), checkpoint)
+    checkpoint.state["settings"]["optimizer"]["epsilon"] = 1
+    with pytest.raises(ModelError, match="another FlexVAE"):
+        require_same_run(plan_of(project), checkpoint)

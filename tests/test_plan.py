@@ -8,8 +8,8 @@ import pytest
 
 from flexvae_cli.config import load_config, shipped_configs
 from flexvae_cli.config.shipped import summaries
-from flexvae_cli.errors import UsageError
-from flexvae_cli.plan import make_plan
+from flexvae_cli.errors import DataError, ModelError, UsageError
+from flexvae_cli.plan import make_plan, require_inputs
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_bce_makes_the_output_logits(config):
     [
         (["loss.reconstruction=msee"], "loss.reconstruction: unknown loss 'msee'; did you mean 'mse'?"),
         (["loss.reconstruction=huber_0"], "huber delta wants a number, at least 1e-06, not 0"),
-        (["loss.reconstruction=kld"], "'kld' does not compare samples; it has loss.kld_weight"),
+        (["loss.reconstruction=kld"], "loss.reconstruction: 'kld' does not compare samples; it has loss.kld_weight"),
         (["loss.ssim_metrics=true", "data.input=3x8x8"], "loss.ssim_metrics wants sides of at least 11 pixels"),
         (["data.input=3x32"], "data.input: images are channels x height x width"),
         (["data.input=5x32x32"], "images have 1 to 4 channels"),
@@ -92,6 +92,28 @@ def test_problems_of_both_structures_and_the_loss_come_at_once(config, tmp_path)
     with pytest.raises(UsageError) as caught:
         make_plan(config("loss.reconstruction=nix", "data.input=9x32x32"))
     assert len(caught.value.problems) == 4
+
+
+def test_a_mismatch_of_channels_and_a_wrong_loss_come_at_once(config, tmp_path):
+    (tmp_path / "e.json").write_text(json.dumps(["C2d_1_8_4_4"]))
+    with pytest.raises(UsageError) as caught:
+        make_plan(config("loss.reconstruction=nix"))
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "what"),
+    [
+        (["data.source=nowhere"], DataError, "data.source: no such folder: "),
+        (["data.source=builtin:scnery"], DataError, "no built-in set 'builtin:scnery'; did you mean 'builtin:scenery'"),
+        (["data.source=builtin:scenery", "data.validation=gone"], DataError, "data.validation: no such folder: "),
+        (["data.source=builtin:scenery", "model.init=gone"], ModelError, "model.init: no such model: "),
+    ],
+)
+def test_inputs_that_are_not_there(config, overrides, error, what):
+    with pytest.raises(error) as caught:
+        require_inputs(config(*overrides).settings)
+    assert what in str(caught.value)
 
 
 def test_giants_are_refused_with_their_number(config, tmp_path):

@@ -34,10 +34,11 @@ def show(config: ConfigOption = None, overrides: SetOption = None, as_json: Json
 def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a config, the structure files it names, and that they fit together; every problem is told at once."""
     from flexvae_cli.config import find_config, load_config
-    from flexvae_cli.plan import make_plan
+    from flexvae_cli.plan import make_plan, require_inputs
 
     loaded = load_config(find_config(config), overrides or ())
     result = summary(loaded.path, make_plan(loaded))
+    require_inputs(loaded.settings)
     if as_json:
         ui.json(result)
     else:

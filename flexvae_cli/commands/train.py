@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from flexvae_cli.engine.events import Event
     from flexvae_cli.engine.rundir import RunDirectory
-    from flexvae_cli.plan import Plan
 
 TERMS_APART = ("loss", "lr", "images_per_second", "data_wait", "gradient_norm", "psnr", "ssim")
 
@@ -35,35 +34,35 @@ def train(
     the same weights, bit for bit, as if it had never stopped.
     """
     from flexvae_cli.config import find_config, load_config
-    from flexvae_cli.plan import make_plan, require_sources
+    from flexvae_cli.plan import make_plan, require_inputs
 
     path = find_config(config)
     plan = make_plan(load_config(path, overrides or ()))
-    require_sources(plan.settings.data)
-    run_dir = plan.settings.train.run_dir
+    require_inputs(plan.settings)
 
     from flexvae_cli.engine.rundir import RunDirectory
 
-    with RunDirectory(run_dir, resume=resume) as run:
-        summary, signal = _follow(plan, run, path, resume=resume)
+    with RunDirectory(plan.settings.train.run_dir, resume=resume) as run:
+        from flexvae_cli.engine import loop
+        from flexvae_cli.engine.records import recorded
+
+        events = recorded(loop.train(plan, loop.gather(plan), run, resume=resume), run)
+        summary, signal = _follow(events, run, path, plan.settings.train.max_steps or 0)
     if as_json:
         ui.json(summary)
     if signal:
         raise typer.Exit(128 + signal)
 
 
-def _follow(plan: Plan, run: RunDirectory, config: Path, *, resume: bool) -> tuple[dict[str, object], int]:
-    """Train, and tell the terminal and the run's log of it; returns the last metrics and the signal that stopped it."""
+def _follow(events: Iterable[Event], run: RunDirectory, config: Path, steps: int) -> tuple[dict[str, object], int]:
+    """Tell the terminal and the run's log of all events; returns the last metrics and the signal that stopped it."""
     from flexvae_cli.engine.events import Advanced, Finished, Logged, Started, Validated
-    from flexvae_cli.engine.loop import train as events_of
-    from flexvae_cli.engine.records import recorded
 
     summary: dict[str, object] = {"run": str(run.path)}
     signal = 0
-    events: Iterable[Event] = recorded(events_of(plan, run, resume=resume), run)
     with (
         run.log.open("a", encoding="utf-8") as log,
-        ui.progress(plan.settings.train.max_steps or 0, "steps") as advance,
+        ui.progress(steps, "steps") as advance,
     ):
         for event in events:
             if isinstance(event, Started):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, model_validator
 
 
 class RelativePath:
@@ -47,6 +47,7 @@ Source = Annotated[str, RelativePath(), BeforeValidator(parse_path, json_schema_
 Shape = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...],
     Field(min_length=2),
+    PlainSerializer(lambda shape: "x".join(str(n) for n in shape), return_type=str, when_used="json"),
     BeforeValidator(parse_shape, json_schema_input_type=str),
 ]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_bytes, json_schema_input_type=int | str)]

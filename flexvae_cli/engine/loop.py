@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from flexvae_cli import __version__
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, resume_checkpoint, save_checkpoint
+from flexvae_cli.engine.data.dataset import Fault
 from flexvae_cli.engine.data.loader import batches, evaluation_loader, training_loader
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device, keep_freed_memory
@@ -43,7 +44,8 @@ from flexvae_cli.engine.schedule import rate_factor
 from flexvae_cli.engine.source import Source, open_source
 from flexvae_cli.engine.step import training_step
 from flexvae_cli.engine.vae import VAE
-from flexvae_cli.engine.validation import Validation, validate
+from flexvae_cli.engine.validation import latent_statistics, validate
+from flexvae_cli.errors import UsageError
 from flexvae_cli.plan import Plan
 
 
@@ -59,7 +61,6 @@ class Trainer:
     loss: TotalLoss
     optimizer: torch.optim.Optimizer
     sampler: MicroBatches
-    validation: Validation | None = None
 
     @property
     def max_steps(self) -> int:
@@ -103,15 +104,35 @@ class Trainer:
             **self.plan.net.describe(),
             "output": self.plan.output,
             "preprocessing": {"background": data.background, "exif": data.exif, "max_pixels": data.max_pixels},
-            "latents": self.validation.latents if self.validation else {},
+            "latents": latent_statistics(self.vae, self.source.strip),
         }
 
 
-def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
+@dataclass(frozen=True)
+class Materials:
+    """What a run needs beside its plan, and what can be refused before anything is written."""
+
+    device: torch.device
+    source: Source
+
+
+def gather(plan: Plan) -> Materials:
+    """Find the device and the images.
+
+    Raises:
+        UsageError: this machine does not have the device.
+        DataError: there are no images that can be used.
+    """
+    settings = plan.settings
+    return Materials(choose_device(settings.train.device), open_source(settings.data, settings.train.seed))
+
+
+def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
     """Train by a plan in a run directory that the caller holds.
 
     Args:
         plan: what to do.
+        materials: what `gather` found for it.
         run: where; its newest whole checkpoint is continued where `resume` is set and there is one.
         resume: continue instead of starting.
 
@@ -121,7 +142,7 @@ def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
     Raises:
         FlexVAEError: the data cannot be used, the checkpoint does not fit, the disk is full, the loss is not finite.
     """
-    trainer, checkpoint, notices = _prepare(plan, run, resume)
+    trainer, checkpoint, notices = _prepare(plan, materials, run, resume)
     run.write_config(plan.settings.model_dump(mode="json"))  # from here on the directory holds a run
     start = checkpoint.step if checkpoint else 0
     yield Started(
@@ -135,7 +156,7 @@ def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
         checkpoint is not None,
     )
     yield from notices
-    yield from (BadFileMet(str(bad.path), bad.reason) for bad in trainer.source.bad)
+    yield from (BadFileMet(*bad) for bad in trainer.source.bad)
     began = time.monotonic()
     with Interrupt() as interrupt:
         if checkpoint is None:
@@ -147,15 +168,16 @@ def train(plan: Plan, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
         yield Finished(last, time.monotonic() - began, interrupt.signal)
 
 
-def _prepare(plan: Plan, run: RunDirectory, resume: bool) -> tuple[Trainer, Checkpoint | None, list[Event]]:
+def _prepare(
+    plan: Plan, materials: Materials, run: RunDirectory, resume: bool
+) -> tuple[Trainer, Checkpoint | None, list[Event]]:
     settings, notices = plan.settings, list[Event]()
+    device, source = materials.device, materials.source
     keep_freed_memory(settings.train.allocator)
-    device = choose_device(settings.train.device)
     checkpoint, damaged = resume_checkpoint(run.path) if resume else (None, [])
     notices += [Noticed(f"passed over a damaged checkpoint: {problem}") for problem in damaged]
     if checkpoint is not None:
         require_same_run(plan, checkpoint)
-    source = open_source(settings.data, settings.train.seed)
     torch.manual_seed(seed_of(settings.train.seed, "weights"))
     vae = build_vae(plan.net, logits=plan.output == "logits")
     if checkpoint is None and settings.model.init is not None:
@@ -165,9 +187,12 @@ def _prepare(plan: Plan, run: RunDirectory, resume: bool) -> tuple[Trainer, Chec
     if checkpoint is not None:
         restore(checkpoint, vae, optimizer)
         run.rewind_metrics(checkpoint.state.get("metrics_offset", 0))
-        found = changes(checkpoint, source.fingerprint, device)
+        found = changes(plan, checkpoint, source.fingerprint, device)
         notices += [Noticed(f"not bit-identical to an uninterrupted run from here on: {change}") for change in found]
     sampler = _sampler(plan, len(source.training), checkpoint.step if checkpoint else 0)
+    if checkpoint is not None and checkpoint.step > sampler.max_steps:
+        what = f"the run is at step {checkpoint.step} already, beyond the {sampler.max_steps} that the config asks for"
+        raise UsageError(what, where=str(checkpoint.path), hint="raise train.max_steps or train.epochs")
     trainer = Trainer(plan, run, source, device, vae, TotalLoss(plan.terms), optimizer, sampler)
     return trainer, checkpoint, notices
 
@@ -196,19 +221,16 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event
     on_gpu = trainer.device.type == "cuda"
     loader = training_loader(trainer.source.training, trainer.sampler, workers=data.workers, pin_memory=on_gpu)
     stream = batches(loader)
-    watching = evaluation_loader(trainer.source.validation, train.batch_size, workers=0)
     meter = Meter()
-    told: set[str] = set()
+    told = {fault.name for fault in trainer.source.bad}
     for step in range(start, trainer.max_steps):
-        micro_batches, bad = [], []
+        micro_batches, bad = [], list[Fault]()
         with meter.waiting():
             for _ in trainer.sampler.step_sizes(step):
                 micro_batch = next(stream)
                 micro_batches.append(micro_batch.x.to(trainer.device, non_blocking=True))
-                bad += [fault for fault in micro_batch.bad if fault.name not in told]
-        for fault in dict.fromkeys(bad):
-            told.add(fault.name)
-            yield BadFileMet(fault.name, fault.reason)
+                bad += micro_batch.bad
+        yield from _met(bad, told)
         with meter.stepping():
             meter.add(trainer.step(step, micro_batches), sum(len(x) for x in micro_batches))
         done = step + 1
@@ -217,17 +239,27 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event
         due = partial(_due, done, last or bool(interrupt.signal))
         if due(train.log_every):
             yield Logged(done, {**meter.read(done), "lr": trainer.optimizer.param_groups[0]["lr"]})
-        if last or (done % train.validate_every == 0 and not interrupt.signal):
-            trainer.validation = validate(trainer.vae, trainer.loss, batches(watching), trainer.device)
-            if trainer.source.held_out:
-                yield Validated(done, trainer.validation.values)
+        if trainer.source.validation and (last or done % train.validate_every == 0) and not interrupt.signal:
+            images = evaluation_loader(trainer.source.validation, -(-train.batch_size // train.accumulate), workers=0)
+            found = validate(trainer.vae, trainer.loss, batches(images))
+            yield from _met(found.bad, told)
+            yield Validated(done, found.values)
         if train.preview_every and (last or done % train.preview_every == 0) and not interrupt.signal:
-            yield Previewed(done, write_preview(trainer.run.previews, done, trainer.vae, trainer.source.validation))
+            path = trainer.run.previews / f"step-{done:08d}.png"
+            yield Previewed(done, write_preview(path, trainer.vae, trainer.source.strip))
         if due(train.checkpoint_every):
             meter.check(done)
             yield Saved(done, trainer.save(done))
         if interrupt.signal:
             return
+
+
+def _met(bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:
+    """An event for every bad file that was not told of before."""
+    for fault in bad:
+        if fault.name not in told:
+            told.add(fault.name)
+            yield BadFileMet(*fault)
 
 
 def _due(done: int, always: bool, every: int) -> bool:

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
-from flexvae_cli.engine.data.dataset import EvaluationImages, Fault
 from flexvae_cli.engine.data.images import to_image
+from flexvae_cli.engine.files import replace_file, writing
 from flexvae_cli.engine.vae import VAE
+from flexvae_cli.engine.validation import evaluating
 
-COLUMNS = 8
 GAP = 4  # pixels, white
 
 
-@torch.inference_mode()
-def write_preview(folder: Path, step: int, vae: VAE, images: EvaluationImages) -> Path:
-    """Write `step-00000500.png`: a row of images, one of their reconstructions, and one of decoded prior samples."""
-    was_training = vae.training
-    vae.eval()
-    device = next(vae.parameters()).device
-    samples = [images[index] for index in range(min(COLUMNS, len(images)))]
-    x = torch.stack([s.x for s in samples if not isinstance(s, Fault)]).to(device)
-    encoded = vae.encode(x)
-    rows = [x, vae.decode(encoded.z)]
-    prior = getattr(vae.bottleneck, "sample", None)
-    if prior is not None:
-        noise = prior(tuple(encoded.z.shape), generator=torch.Generator().manual_seed(0))  # the same at every step
-        rows.append(vae.decode(noise.to(device)))
-    vae.train(was_training)
-    path = folder / f"step-{step:08d}.png"
-    to_image(_grid(rows)).save(path)
+def write_preview(path: Path, vae: VAE, x: Tensor) -> Path:
+    """Write a row of samples (b, c, h, w), one of their reconstructions, and one of decoded draws from the prior."""
+    with evaluating(vae) as device:
+        encoded = vae.encode(x.to(device))
+        rows = [x, vae.decode(encoded.z)]
+        prior = getattr(vae.bottleneck, "sample", None)
+        if prior is not None:
+            noise = prior(tuple(encoded.z.shape), generator=torch.Generator().manual_seed(0))  # the same at every step
+            rows.append(vae.decode(noise.to(device)))
+        picture = to_image(grid(rows))
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    with writing(path, len(data.getbuffer())):
+        replace_file(path, data.getvalue())
     return path
 
 
-def _grid(rows: list[Tensor]) -> Tensor:
-    tiles = torch.cat([row.clamp(-1, 1).cpu() for row in rows])
-    return make_grid(tiles, nrow=len(rows[0]), padding=GAP, pad_value=1.0)
+def grid(rows: list[Tensor]) -> Tensor:
+    """Rows of images (b, c, h, w) in [-1, 1] as one image (c, H, W), with white gaps."""
+    padded = [torch.nn.functional.pad(row.cpu().clamp(-1, 1), (0, GAP, 0, GAP), value=1.0) for row in rows]
+    joined = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)  # (c, rows * h, b * w)
+    return torch.nn.functional.pad(joined, (GAP, 0, GAP, 0), value=1.0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.checkpoint import Checkpoint
 from flexvae_cli.engine.modelfiles import require_same_tensors
 from flexvae_cli.engine.optimizer import restore_optimizer
 from flexvae_cli.engine.vae import VAE
-from flexvae_cli.errors import Problem, UsageError
+from flexvae_cli.errors import ModelError, Problem, UsageError
 from flexvae_cli.plan import Plan
 
 FREE_TABLES = ("infer", "encode", "mem", "plugins")
@@ -60,7 +63,7 @@ def require_same_run(plan: Plan, checkpoint: Checkpoint) -> None:
     Raises:
         UsageError: every setting that differs, with both values.
     """
-    before, now = flat(checkpoint.state.get("settings", {})), flat(plan.settings.model_dump(mode="json"))
+    before, now = flat(stored_settings(checkpoint)), flat(plan.settings.model_dump(mode="json"))
     problems = [
         Problem(f"{key} is {now.get(key)!r}, the run was started with {before.get(key)!r}")
         for key in sorted(before.keys() | now.keys())
@@ -77,14 +80,35 @@ def require_same_run(plan: Plan, checkpoint: Checkpoint) -> None:
         raise UsageError(*problems, Problem("a resumed run keeps its settings", str(checkpoint.path), hint=hint))
 
 
-def changes(checkpoint: Checkpoint, fingerprint: str, device: torch.device) -> list[str]:
+def changes(plan: Plan, checkpoint: Checkpoint, fingerprint: str, device: torch.device) -> list[str]:
     """What is allowed to differ, but ends bit-identity with an uninterrupted run."""
     found = []
+    stored, train = stored_settings(checkpoint)["train"], plan.settings.train
+    if (stored["max_steps"], stored["epochs"]) != (train.max_steps, train.epochs) and _follows_length(plan):
+        found.append("the schedule follows the number of steps, which has changed")
     if checkpoint.state.get("data") != fingerprint:
         found.append("the training images are not the ones that the run was started with")
     before, now = checkpoint.state.get("environment", {}), environment(device)
     found += [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
     return found
+
+
+def stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings that the run was started with; what a later release added has its default.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    try:
+        stored = Settings.model_validate_json(json.dumps(checkpoint.state.get("settings")))
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelError(f"the settings of the run are of another FlexVAE: {key}", where=str(checkpoint.path)) from None
+    return stored.model_dump(mode="json")
+
+
+def _follows_length(plan: Plan) -> bool:
+    return plan.settings.schedule.name == "cosine"
 
 
 def restore(checkpoint: Checkpoint, vae: VAE, optimizer: torch.optim.Optimizer) -> None:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+import torch
+from torch import Tensor
+
 from flexvae_cli.config.settings import DataTable
-from flexvae_cli.engine.data.dataset import EvaluationImages, Preparation, TrainingImages
-from flexvae_cli.engine.data.opening import BadFile
+from flexvae_cli.engine.data.dataset import EvaluationImages, Fault, Preparation, Sample, TrainingImages
 from flexvae_cli.engine.data.sources import Item, list_images, split, usable
 from flexvae_cli.errors import DataError, Problem
+from flexvae_cli.paths import shown
 
-MOST_STAND_INS = 8  # training images that latent statistics are measured on where nothing is held out
+STRIP = 8  # images that every preview shows and latent statistics are measured on
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,22 @@ class Source:
 
     Attributes:
         training: the training samples.
-        validation: the validation samples; training images, cropped in the centre, where nothing is held out.
-        held_out: the number of images that training does not see.
-        bad: the files that cannot be used.
+        validation: the samples that are held out; None where validation is off.
+        strip: the first validation samples, or of the training images where there are none, (b, c, h, w).
+        bad: the files that cannot be used, as far as is known before training.
         fingerprint: hash of the names of the training images; the sample order follows from them.
     """
 
     training: TrainingImages
-    validation: EvaluationImages
-    held_out: int
-    bad: tuple[BadFile, ...]
+    validation: EvaluationImages | None
+    strip: Tensor
+    bad: tuple[Fault, ...]
     fingerprint: str
+
+    @property
+    def held_out(self) -> int:
+        """The number of images that training does not see."""
+        return len(self.validation) if self.validation else 0
 
 
 def open_source(data: DataTable, seed: int) -> Source:
@@ -41,34 +49,54 @@ def open_source(data: DataTable, seed: int) -> Source:
         DataError: a source is missing, or none of its images can be used.
     """
     preparation = Preparation.of(data)
+    training, bad = _usable(data.source, preparation, "data.source")
     if isinstance(data.validation, str):
-        training, bad = _usable(data.source, preparation, "data.source")
         held_out, more = _usable(data.validation, preparation, "data.validation")
         bad += more
     else:
-        found, bad = _usable(data.source, preparation, "data.source")
-        training, held_out = split(found, data.validation)
+        training, held_out = split(training, data.validation)
+    strip, more = _strip(EvaluationImages(held_out or training, preparation))
     names = "\n".join(item.name for item in training)
     return Source(
         TrainingImages(training, preparation, seed=seed, crop=data.crop, flip=data.flip, cache=data.cache),
-        EvaluationImages(held_out or training[:MOST_STAND_INS], preparation),
-        len(held_out),
-        tuple(bad),
+        EvaluationImages(held_out, preparation) if held_out else None,
+        strip,
+        tuple(bad + more),
         sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
     )
 
 
-def _usable(source: str, preparation: Preparation, where: str) -> tuple[list[Item], list[BadFile]]:
+def _strip(images: EvaluationImages) -> tuple[Tensor, list[Fault]]:
+    """The first readable samples, and the files that were met on the way and cannot be read."""
+    found: list[Tensor] = []
+    bad: list[Fault] = []
+    for index in range(len(images)):
+        sample = images[index]
+        if isinstance(sample, Sample):
+            found.append(sample.x)
+        else:
+            bad.append(sample)
+        if len(found) == STRIP:
+            break
+    if not found:
+        raise DataError(Problem(f"none of the {len(images)} validation images can be read"), *_first(bad))
+    return torch.stack(found), bad
+
+
+def _usable(source: str, preparation: Preparation, where: str) -> tuple[list[Item], list[Fault]]:
     height, width = preparation.least
     items = list_images(source, where=where)
-    good, bad = usable(
+    good, unusable = usable(
         items, min_height=height, min_width=width, max_pixels=preparation.max_pixels, exif=preparation.exif
     )
+    names = {item.path: item.name for item in items}
+    bad = [Fault(names[each.path], each.reason) for each in unusable]
     if not good:
-        raise DataError(Problem(f"none of the {len(items)} images in {source} can be used", where), *_shown(bad))
+        raise DataError(Problem(f"none of the {len(items)} images in {shown(source)} can be used", where), *_first(bad))
     return good, bad
 
 
-def _shown(bad: Sequence[BadFile]) -> list[Problem]:
-    shown = [Problem(each.reason, str(each.path)) for each in bad[:5]]
-    return shown + [Problem(f"and {len(bad) - 5} more")] * (len(bad) > 5)
+def _first(bad: Sequence[Fault]) -> list[Problem]:
+    return [Problem(each.reason, each.name) for each in bad[:5]] + [Problem(f"and {len(bad) - 5} more")] * (
+        len(bad) > 5
+    )
