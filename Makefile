@@ -7,6 +7,9 @@ READY = $(VENV)/.flexvae-ready
 DEMO = demo
 WORKERS ?= 2
 
+# Test processes share the cores: threads that spin while they wait would stall each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test check lint nightly bench docs pictures clean
 
 demo: $(READY)
