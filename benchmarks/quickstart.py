@@ -65,8 +65,8 @@ def main(seeds: list[int]) -> None:
     mean = statistics.mean(psnr for _, _, psnr, _ in results.values())
     body = (
         "`configs/quickstart.toml`, ten whole validation photographs of 512x256 pixels, posterior means. The time is "
-        "that of the whole command, start-up, validation and checkpoints included: by the clock, which other work on the "
-        "machine makes longer, and of the processors, which it hardly does.\n\n"
+        "that of the whole command, start-up, validation and checkpoints included: by the clock, which other work on "
+        "the machine makes longer, and of the processors, which it hardly does.\n\n"
         "| seed | clock | processors | PSNR | SSIM |\n| --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         f"Mean PSNR {mean:.2f} dB, with a twelfth of the numbers. For comparison, stored small and enlarged again, "
         f"bicubic both ways: {bicubic(2):.2f} dB at half of width and height (a quarter of the numbers), "

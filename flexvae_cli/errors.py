@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +21,10 @@ class Exit(IntEnum):
     PLUGIN = 7  # only under --strict-plugins
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says where the disk is full, or the quota, or the size that a file may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,12 @@ class PluginError(FlexVAEError):
     """A plugin failed and `--strict-plugins` asked to stop there."""
 
     code = Exit.PLUGIN
+
+
+ERRORS: dict[int, type[FlexVAEError]] = {
+    kind.code: kind for kind in (UsageError, DataError, ModelError, ResourceError, DivergedError, PluginError)
+}
+"""The error that ends with an exit code, for each code that one ends with."""
 
 
 WINDOW = 96  # columns of source text shown around an underlined span

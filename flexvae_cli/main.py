@@ -22,7 +22,8 @@ from flexvae_cli.commands.mem import mem
 from flexvae_cli.commands.plugins import plugins
 from flexvae_cli.commands.sample import sample
 from flexvae_cli.commands.train import train
-from flexvae_cli.errors import Exit, FlexVAEError
+from flexvae_cli.errors import DISK_FULL, Exit, FlexVAEError, ResourceError
+from flexvae_cli.streams import open_streams
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
@@ -76,6 +77,7 @@ def main(
 
 def run() -> None:
     """The entry point of `flexvae`: never a traceback, unless `FLEXVAE_DEBUG=1` asks for it."""
+    open_streams()
     if os.environ.get("FLEXVAE_DEBUG") == "1":
         app()
         return
@@ -84,13 +86,28 @@ def run() -> None:
     except FlexVAEError as error:
         ui.error(error)
         sys.exit(error.code)
-    except BrokenPipeError:
-        # The reader went away (`| head`): point stdout elsewhere, or Python complains while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.DONE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
-    except Exception as error:  # whatever else happens is our fault, and is said in one line
-        first = (str(error).splitlines() or [""])[0]
-        ui.error(FlexVAEError(f"unexpected {type(error).__name__}: {first}", hint="FLEXVAE_DEBUG=1 shows where"))
-        sys.exit(Exit.UNEXPECTED)
+    except Exception as error:
+        told = _told(error)
+        ui.error(told)
+        sys.exit(told.code)
+
+
+def _told(error: Exception) -> FlexVAEError:
+    """What was not foreseen, in one line: a lack of the machine's, or else our fault."""
+    first = (str(error).splitlines() or [""])[0]
+    if _is_out_of_memory(error):
+        hint = "take a smaller batch; `flexvae mem` finds the largest that trains"
+        return ResourceError(f"out of memory: {first or type(error).__name__}", hint=hint)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return ResourceError(f"no space left: {first}", hint="make room on the disk")
+    return FlexVAEError(f"unexpected {type(error).__name__}: {first}", hint="FLEXVAE_DEBUG=1 shows where")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # then it is not torch's memory, and importing it would take more
+        return isinstance(error, MemoryError)
+    from flexvae_cli.engine.device import is_out_of_memory
+
+    return is_out_of_memory(error)

@@ -10,7 +10,7 @@ from typing import Any
 from flexvae_cli.api.trace import Shape, text
 from flexvae_cli.codes import Bound
 from flexvae_cli.errors import ModelError, Problem, UsageError
-from flexvae_cli.registry import Registry
+from flexvae_cli.registry import CORE, Registry
 from flexvae_cli.structure import Leaf, Structure, bind_code, parse_structure
 from flexvae_cli.tracing import Fallback, Trace, trace
 
@@ -22,6 +22,7 @@ class Net:
     Attributes:
         shape: a sample, (channels, *space); other sizes are padded to one that the net can take.
         distributions: distribution -> version of every plugin in use.
+        prefer: name -> distribution, the preferences between these plugins that were in force.
         fallback: measures layers that have no static rule.
     """
 
@@ -30,6 +31,7 @@ class Net:
     decoder: Structure
     shape: Shape
     distributions: dict[str, str]
+    prefer: dict[str, str]
     fallback: Fallback | None = None
 
     def traces(self, shape: Shape, problems: list[Problem]) -> tuple[Trace, Trace, Trace]:
@@ -104,6 +106,7 @@ class Net:
             "decoder": self.decoder.document,
             "input": list(self.shape),
             "plugins": self.distributions,
+            "prefer": self.prefer,
         }
 
 
@@ -118,17 +121,16 @@ def make_net(
     problems: list[Problem] = []
     distributions = {**encoder.distributions, **decoder.distributions}
     bound = bind_code(bottleneck, "bottleneck", registry, "model.bottleneck", problems, distributions)
-    if bound is not None and bound.count != 1:
-        problems.append(Problem("there is one bottleneck; leave the count out", "model.bottleneck", bottleneck))
     if bound is None or problems:
         raise UsageError(*problems)
-    return Net(encoder, bound, decoder, shape, dict(sorted(distributions.items())), fallback)
+    prefer = {name: chosen for name, chosen in sorted(registry.prefer.items()) if chosen in distributions}
+    return Net(encoder, bound, decoder, shape, dict(sorted(distributions.items())), prefer, fallback)
 
 
 def from_description(
     description: dict[str, Any], registry: Registry, name: str, fallback: Fallback | None = None
 ) -> Net:
-    """The net that a model file describes.
+    """The net that a model file describes, its codes bound to the very plugins that it was made with.
 
     Args:
         description: what `Net.describe` wrote.
@@ -137,27 +139,39 @@ def from_description(
         fallback: measures layers that have no static rule.
 
     Raises:
-        ModelError: the description is incomplete, or names codes that are not installed, with what to install.
+        ModelError: the description is incomplete, a plugin that it records is not installed (with what to install), or
+            the recorded plugins do not bring its codes.
     """
     try:
         shape = tuple(description["input"])
         if not (len(shape) > 1 and all(type(n) is int and n > 0 for n in shape)):
             raise ModelError(f"'input' is {shape}, not a shape", where=name)
-        encoder = parse_structure(description["encoder"], registry, f"{name}: encoder")
-        decoder = parse_structure(description["decoder"], registry, f"{name}: decoder")
-        return make_net(encoder, description["bottleneck"], decoder, shape, registry, fallback)
+        recorded = _recorded(description, registry, name)
+        encoder = parse_structure(description["encoder"], recorded, f"{name}: encoder")
+        decoder = parse_structure(description["decoder"], recorded, f"{name}: decoder")
+        return make_net(encoder, description["bottleneck"], decoder, shape, recorded, fallback)
     except (KeyError, TypeError) as error:
         raise ModelError(f"the model's description lacks or garbles {error}", where=name) from None
     except UsageError as error:
-        raise ModelError(*error.problems, *_missing(description, registry)) from None
+        raise ModelError(*error.problems) from None
 
 
-def _missing(description: dict[str, Any], registry: Registry) -> list[Problem]:
-    """The plugins that the model was made with and that are not installed here."""
-    recorded = description.get("plugins", {})
-    here = {entry.distribution for kind in ("layer", "bottleneck", "loss") for entry in registry.all(kind)}
-    absent = {n: v for n, v in recorded.items() if n not in here} if isinstance(recorded, dict) else {}
-    return [
-        Problem(f"the model was made with {n} {v}, which is not installed", hint=f"pip install {n}")
-        for n, v in absent.items()
-    ]
+def _recorded(description: dict[str, Any], registry: Registry, name: str) -> Registry:
+    """The specs of the plugins that the model was made with: what else is installed may use its codes otherwise."""
+    distributions, prefer = description["plugins"], description.get("prefer", {})
+    for table in (distributions, prefer):
+        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+            raise ModelError("'plugins' or 'prefer' is not a table of names", where=name)
+    absent = {n: version for n, version in distributions.items() if n not in {CORE, *registry.distributions}}
+    if absent:
+        raise ModelError(
+            *(
+                Problem(
+                    f"the model was made with {n} {version}, which is not installed, or does not load",
+                    where=name,
+                    hint=f"pip install {n}; where it is installed, flexvae plugins says what is wrong",
+                )
+                for n, version in absent.items()
+            )
+        )
+    return registry.only(distributions, prefer)

@@ -159,7 +159,7 @@ def _data_problems(settings: Settings) -> list[Problem]:
         problems.append(
             Problem(f"data.input: images have 1 to 4 channels (grey, grey + alpha, RGB, RGBA), not {data.input[0]}")
         )
-    elif data.resize == "none" and data.min_size and data.min_size < max(data.input[1:]):
+    elif data.resize == "none" and 0 < data.min_size < min(data.input[1:]):
         problems.append(
             Problem(
                 f"data.min_size {data.min_size} is below the input, and data.resize = 'none' does not enlarge",

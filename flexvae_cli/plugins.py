@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from types import FunctionType, ModuleType
@@ -20,7 +20,7 @@ import pluggy
 from flexvae_cli import hookspecs
 from flexvae_cli.api import API_VERSION, Spec
 from flexvae_cli.api.spec import NAME
-from flexvae_cli.errors import PluginError, Problem, nearest
+from flexvae_cli.errors import PluginError, Problem, did_you_mean, nearest
 from flexvae_cli.registry import CORE, Registered, Registry
 
 GROUP = "flexvae"
@@ -52,18 +52,24 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Plugins:
-    """Everything that was found, and the registry made of what works."""
+    """Everything that was found, the registry made of what works, and what is wrong with how plugins were chosen."""
 
     found: tuple[Plugin, ...]
     registry: Registry = field(repr=False)
+    problems: tuple[Problem, ...] = ()
 
     def require_sound(self) -> None:
-        """Raise `PluginError` if any plugin has a problem (`--strict-plugins`)."""
+        """Raise `PluginError` if there is any problem (`--strict-plugins`)."""
         problems = [
             Problem(p, f"plugin {x.name} ({x.distribution} {x.version})") for x in self.found for p in x.problems
         ]
-        if problems:
-            raise PluginError(*problems)
+        if problems or self.problems:
+            raise PluginError(*self.problems, *problems)
+
+    def origin(self, spec: Spec) -> str:
+        """`flexvae-layers-extra 1.0`, the distribution that brings a spec; nothing where none does."""
+        bringing = (p for p in self.found if any(spec is one for one in p.specs))
+        return next((f"{p.distribution} {p.version}" for p in bringing), "")
 
 
 @functools.cache
@@ -87,7 +93,7 @@ def load(points: Iterable[EntryPoint], environment: Mapping[str, str]) -> Plugin
     ]
     found = _without_clashes(found)
     entries = [Registered(spec, p.distribution, p.version) for p in found for spec in p.specs]
-    return Plugins(tuple(found), Registry(entries))
+    return Plugins(tuple(found), Registry(entries), tuple(_not_installed([p for p, _ in described], environment)))
 
 
 def _describe(point: EntryPoint) -> tuple[Plugin, EntryPoint]:
@@ -109,6 +115,15 @@ def _chosen(
         elif plugin.distribution != CORE and ("all" in without or names & without):
             reason = "left out by FLEXVAE_NO_PLUGINS"
         yield replace(plugin, skipped=reason), point
+
+
+def _not_installed(plugins: list[Plugin], environment: Mapping[str, str]) -> Iterator[Problem]:
+    """The names in the environment that choose nothing."""
+    known = {name for plugin in plugins for name in (plugin.name, plugin.distribution)}
+    for variable, words in (("FLEXVAE_PLUGINS", known), ("FLEXVAE_NO_PLUGINS", known | {"all"})):
+        for name in sorted(_names(environment.get(variable)) - words):
+            meant = did_you_mean(name, sorted(words))
+            yield Problem(f"names '{name}', which is not installed{meant}", variable)
 
 
 def _names(value: str | None) -> set[str]:

@@ -28,9 +28,15 @@ class Registered:
 class Registry:
     """All specs of the loaded plugins. Several distributions may claim a name; using such a name is then an error."""
 
-    def __init__(self, entries: list[Registered], prefer: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        entries: list[Registered],
+        prefer: Mapping[str, str] | None = None,
+        only: Mapping[str, str] | None = None,
+    ) -> None:
         self._entries: dict[tuple[str, str], list[Registered]] = defaultdict(list)
-        self._prefer = dict(prefer or {})
+        self.prefer = dict(prefer or {})
+        self._only = dict(only or {})
         for entry in entries:
             self._entries[entry.spec.kind, entry.spec.name].append(entry)
 
@@ -48,7 +54,25 @@ class Registry:
                 problems.append(Problem(f"plugins.prefer: '{distribution}' does not bring the code '{name}'; {who}"))
         if problems:
             raise UsageError(*problems)
-        return Registry([e for found in self._entries.values() for e in found], {**self._prefer, **prefer})
+        return Registry(self._every(), {**self.prefer, **prefer}, self._only)
+
+    def only(self, distributions: Mapping[str, str], prefer: Mapping[str, str]) -> Registry:
+        """The specs that a model may be made of: those of the core and of the distributions that it records.
+
+        Args:
+            distributions: distribution -> version, as recorded.
+            prefer: name -> distribution, the preferences that settled clashes when the model was made.
+        """
+        kept = [entry for entry in self._every() if entry.distribution in {CORE, *distributions}]
+        return Registry(kept, prefer, distributions)
+
+    @property
+    def distributions(self) -> set[str]:
+        """Every distribution that brings something."""
+        return {entry.distribution for entry in self._every()}
+
+    def _every(self) -> list[Registered]:
+        return [entry for found in self._entries.values() for entry in found]
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted without regard to case."""
@@ -70,15 +94,21 @@ class Registry:
 
     def _choose(self, kind: str, name: str, found: list[Registered]) -> Registered | Problem:
         for entry in found:
-            if entry.distribution == self._prefer.get(name):
+            if entry.distribution == self.prefer.get(name):
                 return entry
         owners = sorted(e.distribution for e in found)
-        return Problem(
-            f"the {kind} '{name}' is claimed by {listed(owners, last='and')}",
-            hint=f'choose one in the config: [plugins] prefer = {{ {name} = "{owners[0]}" }}',
-        )
+        hint = f'choose one in the config: [plugins] prefer = {{ {name} = "{owners[0]}" }}'
+        if self._only:  # a model was sound when it was made, so a plugin has gained the name since
+            pinned = " ".join(f"{owner}=={self._only[owner]}" for owner in owners)
+            hint = f"go back to the versions that the model was made with: pip install {pinned}"
+        return Problem(f"the {kind} '{name}' is claimed by {listed(owners, last='and')}", hint=hint)
 
     def _unknown(self, kind: str, name: str) -> Problem:
+        if self._only:
+            made_with = ", ".join(f"{distribution} {version}" for distribution, version in self._only.items())
+            return Problem(
+                f"the {kind} '{name}' comes with none of the plugins that the model was made with ({made_with})"
+            )
         known = known_elsewhere()
         close = nearest(name, [*self.names(kind), *(known if kind == "layer" else ())])
         meant = f"; did you mean {listed(close)}?" if close else ""

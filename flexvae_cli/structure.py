@@ -18,6 +18,7 @@ from flexvae_cli.codes import MOST_REPEATS, Bound, bind, parse
 from flexvae_cli.errors import Problem, UsageError, did_you_mean
 from flexvae_cli.jsonfile import JSONError, parse_json, read_text
 from flexvae_cli.registry import Registered, Registry
+from flexvae_cli.rules import RuleError, rule_of
 
 MOST_LAYERS = 20_000
 KEYS = ("layers", "repeat", "residual", "shortcut")
@@ -191,9 +192,15 @@ class _Reader:
 def bind_code(
     text: str, kind: str, registry: Registry, where: str, problems: list[Problem], distributions: dict[str, str]
 ) -> Bound | None:
-    """Parse one code, look its name up and bind it; problems and the distribution used are added to what is passed."""
+    """Parse one code, look its name up and bind it; problems and the distribution used are added to what is passed.
+
+    Only a layer can be repeated: any other kind with a count is a problem.
+    """
     code = parse(text, where, problems)
     if code is None:
+        return None
+    if kind != "layer" and "*" in text:
+        problems.append(Problem(f"there is one {kind}; leave the count out", where, text, (0, text.index("*") + 1)))
         return None
     found = registry.find(kind, code.name)
     if not isinstance(found, Registered):
@@ -201,21 +208,16 @@ def bind_code(
         return None
     distributions[found.distribution] = found.version
     bound = bind(code, found.spec, where, problems)
-    if bound is not None and (wrong := _contradiction(bound)):
-        problems.append(Problem(f"{code.name}: {wrong}", where, text, (0, len(text)), usage=found.spec.usage))
+    try:
+        if bound is not None:
+            rule_of(bound)
+    except RuleError as fault:
+        problems.append(Problem(str(fault), where, text, (0, len(text))))
+        return None
+    except ValueError as error:  # values that are each fine by themselves, such as groups that do not divide
+        problems.append(Problem(f"{code.name}: {error}", where, text, (0, len(text)), usage=found.spec.usage))
         return None
     return bound
-
-
-def _contradiction(bound: Bound) -> str:
-    """Why a spec's own rule refuses values that are each fine by themselves, such as groups that do not divide."""
-    rule = getattr(bound.spec, "rule", None)
-    try:
-        if rule is not None:
-            rule(bound.values)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _size(nodes: tuple[Node, ...]) -> int:

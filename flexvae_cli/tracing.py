@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexvae_cli.api.spec import LayerSpec
 from flexvae_cli.api.trace import Reach, Shape, ShapeError, Step, local, text
 from flexvae_cli.codes import Bound
 from flexvae_cli.errors import Problem
+from flexvae_cli.rules import RuleError, traced
 from flexvae_cli.structure import Item, Leaf, Sum
 
 Fallback = Callable[[Bound, Shape], Step]
@@ -58,37 +59,44 @@ class Trace:
         return sum(row.macs for row in self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What arrives at an item, and in words from where."""
+
+    shape: Shape
+    reach: Reach
+    origin: str
+
+
 class Tracer:
     """Traces one item after the other; problems are collected, and a wrong channel count does not end the trace."""
 
-    def __init__(self, problems: list[Problem], fallback: Fallback | None, origin: str) -> None:
+    def __init__(self, problems: list[Problem], fallback: Fallback | None) -> None:
         self.problems = problems
         self.fallback = fallback
-        self.origin = origin
         self.rows: list[Row] = []
 
-    def follow(self, items: Iterable[Item], shape: Shape, reach: Reach) -> tuple[Shape, Reach] | None:
-        """The shape and reach behind the items, or None where the trace ends before."""
+    def follow(self, items: Iterable[Item], flow: Flow) -> Flow | None:
+        """What comes out behind the items, or None where the trace ends before."""
         for item in items:
-            one = self._leaf if isinstance(item, Leaf) else self._sum
-            after = one(item, shape, reach)  # type: ignore[arg-type]
+            after = self._leaf(item, flow) if isinstance(item, Leaf) else self._sum(item, flow)
             if after is None:
                 return None
-            shape, reach = after
-        return shape, reach
+            flow = after
+        return flow
 
-    def _leaf(self, leaf: Leaf, shape: Shape, reach: Reach) -> tuple[Shape, Reach] | None:
-        step = self._step(leaf, shape)
+    def _leaf(self, leaf: Leaf, flow: Flow) -> Flow | None:
+        step = self._step(leaf, flow)
         if step is None:
             return None
-        reach = reach.then(step.reach)
+        reach = flow.reach.then(step.reach)
         ruled = isinstance(leaf.bound.spec, LayerSpec) and leaf.bound.spec.trace is not None
         figures = (step.parameters, step.macs, reach, step.notes, ruled)
-        self.rows.append(Row(leaf.key, leaf.bound, leaf.where, shape, step.shape, *figures))
-        return step.shape, reach
+        self.rows.append(Row(leaf.key, leaf.bound, leaf.where, flow.shape, step.shape, *figures))
+        return Flow(step.shape, reach, f"from {_place(leaf)} {leaf.bound.code}")
 
-    def _step(self, leaf: Leaf, shape: Shape) -> Step | None:
-        spec, values = leaf.bound.spec, leaf.bound.values
+    def _step(self, leaf: Leaf, flow: Flow) -> Step | None:
+        spec, shape = leaf.bound.spec, flow.shape
         if not isinstance(spec, LayerSpec):
             raise TypeError(f"{spec.kind} {spec.name} cannot stand in a net")
         if spec.dims is not None and spec.dims != len(shape) - 1:
@@ -97,39 +105,41 @@ class Tracer:
             )
             return None
         try:
-            rule = spec.rule(values)
-            if rule is not None:
-                return rule(shape)
+            if spec.trace is not None:
+                return traced(leaf.bound, shape)
             return self.fallback(leaf.bound, shape) if self.fallback else None
+        except RuleError as fault:
+            self.problems.append(Problem(f"{leaf.bound.code}: {fault}", leaf.where))
+            return None
         except ShapeError as error:
-            self._wrong(leaf, str(error) + self._origin())
+            self._wrong(leaf, f"{error} {flow.origin}")
             if error.expected is None or error.expected == shape[0]:
                 return None
-            return self._step(leaf, (error.expected, *shape[1:]))  # go on as if the right channels had come
+            # go on as if the right channels had come
+            return self._step(leaf, replace(flow, shape=(error.expected, *shape[1:])))
         except ValueError as error:
             self._wrong(leaf, str(error))
             return None
 
-    def _sum(self, item: Sum, shape: Shape, reach: Reach) -> tuple[Shape, Reach] | None:
-        body = self.follow(item.body, shape, reach)
-        shortcut = self.follow(item.shortcut, shape, reach)
+    def _sum(self, item: Sum, flow: Flow) -> Flow | None:
+        body = self.follow(item.body, flow)
+        shortcut = self.follow(item.shortcut, flow)
         if body is None or shortcut is None:
             return None
-        if body[0] != shortcut[0]:
-            paths = f"the residual gives {text(body[0])}, its shortcut {text(shortcut[0])}"
+        if body.shape != shortcut.shape:
+            paths = f"the residual gives {text(body.shape)}, its shortcut {text(shortcut.shape)}"
             what = f"{paths}; they must be the same to be added"
             self.problems.append(Problem(what, item.where))
             return None
-        return body[0], body[1].union(shortcut[1])
+        return Flow(body.shape, body.reach.union(shortcut.reach), f"from the residual {_place(item)}")
 
     def _wrong(self, leaf: Leaf, what: str) -> None:
         self.problems.append(Problem(f"{leaf.bound.code} {what}", leaf.where))
 
-    def _origin(self) -> str:
-        if not self.rows:
-            return f" {self.origin}"
-        before = self.rows[-1]
-        return f" from {before.where.rpartition('/')[2]} {before.bound.code}"
+
+def _place(item: Item) -> str:
+    """An item's place without the folders of its file."""
+    return item.where.rpartition("/")[2]
 
 
 def trace(
@@ -150,9 +160,11 @@ def trace(
         reach: the reach of what stands before, for one trace over several nets.
         origin: where the input comes from, for messages.
     """
-    tracer = Tracer(problems, fallback, origin)
-    start = reach or local(len(shape) - 1)
-    end = tracer.follow(items, shape, start)
-    last = (tracer.rows[-1].gives, tracer.rows[-1].reach) if tracer.rows else (shape, start)
-    gives, reached = end or last
-    return Trace(tuple(tracer.rows), shape, gives, reached, complete=end is not None)
+    tracer = Tracer(problems, fallback)
+    start = Flow(shape, reach or local(len(shape) - 1), origin)
+    end = tracer.follow(items, start)
+    rows = tuple(tracer.rows)
+    if end is not None:
+        return Trace(rows, shape, end.shape, end.reach, complete=True)
+    gives, reached = (rows[-1].gives, rows[-1].reach) if rows else (shape, start.reach)
+    return Trace(rows, shape, gives, reached, complete=False)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +114,29 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="session")
-def flexvae() -> Callable[..., Any]:
-    """Run a command that uses a model, in this process: `flexvae("infer", model, photos, out)`."""
-    import typer
-    from typer.testing import CliRunner
+def flexvae() -> Callable[..., Ended]:
+    """Run a command in this process, from its arguments to its exit code: `flexvae("infer", model, photos, out)`."""
+    from flexvae_cli import main
 
-    from flexvae_cli.commands import decode, encode, export, infer, interpolate, sample
+    def run(*arguments: object) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["flexvae", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main.run()
+        return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
-    app = typer.Typer()
-    for module in (decode, encode, export, infer, interpolate, sample):
-        name = module.__name__.rpartition(".")[2]
-        app.command(name)(getattr(module, name))
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return run
 
 
 @pytest.fixture(scope="session")

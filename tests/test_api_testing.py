@@ -1,4 +1,4 @@
-"""`check_layer` passes a sound layer and names each defect that is planted in one."""
+"""The checks pass what is sound and name each defect that is planted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,22 @@ import pytest
 import torch
 from torch import nn
 
-from flexvae_cli.api import Count, LayerSpec, Rule, conv, layer, pointwise, same
-from flexvae_cli.api.testing import check_layer
+from flexvae_cli import builtin
+from flexvae_cli.api import (
+    Count,
+    Encoded,
+    Gaussian,
+    LayerSpec,
+    Rule,
+    Spec,
+    bottleneck,
+    conv,
+    layer,
+    loss,
+    pointwise,
+    same,
+)
+from flexvae_cli.api.testing import check_bottleneck, check_layer, check_loss
 
 
 class Around(nn.Module):
@@ -245,3 +259,92 @@ def test_the_callers_process_stays_as_it_was(act: Callable[[torch.Tensor], torch
     before = list(switches())
     complaint(declared(does(act)))
     assert list(switches()) == before
+
+
+class Bend(nn.Module):
+    """A bottleneck that makes of the encoder's output what a function says; a prior where one is given."""
+
+    def __init__(self, encode: Callable[[torch.Tensor], Any], sample: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.encode = encode
+        if sample is not None:
+            self.sample = sample
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.encode(x)
+
+
+def bent(*parts: Any, trace: Callable[..., Rule] = same) -> LayerSpec:
+    @bottleneck("Bend", trace=trace)
+    def bend() -> nn.Module:
+        """Bend.
+
+        Examples:
+            Bend: 4x6x6 -> 4x6x6
+        """
+        return Bend(*parts)
+
+    return bend
+
+
+@pytest.mark.parametrize("spec", [builtin.kl, builtin.none], ids=lambda spec: spec.name)
+def test_the_bottlenecks_that_come_with_the_tool_are_sound(spec: LayerSpec) -> None:
+    check_bottleneck(spec)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((lambda x: x,), "in training it returns Tensor, not Encoded"),
+        ((lambda x: Encoded(x[:, :2]),), "its latent is 2x6x6, the example says 4x6x6"),
+        ((lambda x: Encoded(x / 0),), "its latent is not finite"),
+        ((lambda x: Encoded(x, Gaussian(x, x[:, :1])),), "its posterior's log_variance is 1x6x6"),
+        ((lambda x: Encoded(x, indices=x),), "its indices are torch.float32"),
+        ((lambda x: Encoded(x, loss=x.mean((1, 2, 3))),), "its own loss has the shape 2, and is no scalar"),
+        ((lambda x: Encoded(x, stats={"use": x[0, 0, 0]}),), "its use has the shape 6"),
+        ((lambda x: Encoded(x.detach()),), "no gradient reaches the input"),
+        ((lambda x: Encoded(x + torch.randn_like(x)),), "in evaluation it draws random numbers"),
+        ((lambda x: Encoded(x - x.mean(0)),), "depends on the other samples"),
+        ((Encoded, lambda shape: torch.zeros(shape)), "sample: TypeError"),
+        ((Encoded, lambda shape, generator=None: torch.zeros(1)), "sample gives 1, asked for 3x4x6x6"),
+        ((Encoded, lambda shape, generator=None: torch.randn(shape)), "other latents for an equal generator"),
+        ((Encoded, lambda shape, generator=None: torch.zeros(shape) / 0), "latents that are not finite"),
+    ],
+)
+def test_a_defect_of_a_bottleneck_is_named(parts: Any, message: str) -> None:
+    with pytest.raises(AssertionError) as error:
+        check_bottleneck(bent(*parts))
+    assert message in str(error.value)
+
+
+def test_a_wrong_rule_of_a_bottleneck_is_named() -> None:
+    with pytest.raises(AssertionError, match="the trace rule says 2x6x6, the example 4x6x6"):
+        check_bottleneck(bent(Encoded, trace=builtin.halves))
+
+
+@pytest.mark.parametrize("spec", builtin.flexvae_losses(), ids=lambda spec: spec.name)
+def test_the_losses_that_come_with_the_tool_are_sound(spec: Spec) -> None:
+    check_loss(spec)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda batch: batch.output - batch.x, "it returns (2, 3, 32, 32), no scalar"),
+        (lambda batch: 1.0, "it returns float, no scalar"),
+        (lambda batch: batch.output.mean() / 0, "its value is not finite"),
+        (lambda batch: batch.output.detach().mean(), "it has no gradient"),
+        (lambda batch: (batch.output - batch.output).square().mean().sqrt(), "its gradient is not finite"),
+        (lambda batch: batch.reconstructed, "does not run: AttributeError"),
+    ],
+)
+def test_a_defect_of_a_loss_is_named(function: Callable[[Any], Any], message: str) -> None:
+    @loss("Probe")
+    def probe(weight: float = 1.0) -> Callable[[Any], Any]:
+        return function
+
+    with pytest.raises(AssertionError) as error:
+        check_loss(probe)
+    assert message in str(error.value)
+    assert "the docstring has no summary line" in str(error.value)
+    assert "the parameter weight has no help" in str(error.value)

@@ -43,8 +43,14 @@ def untraced():
     return Mean()
 
 
+@layer("Flat")
+def flat():
+    """A layer that takes the axes away."""
+    return nn.Flatten()
+
+
 REGISTRY = Registry([*installed().registry.all("layer"), *installed().registry.all("bottleneck"),
-                     *(Registered(spec, "strange", "1") for spec in (raises, number, untraced))])  # fmt: skip
+                     *(Registered(spec, "strange", "1") for spec in (raises, number, untraced, flat))])  # fmt: skip
 
 
 def items(document):
@@ -87,6 +93,13 @@ def test_a_layer_without_a_rule_is_measured_on_the_meta_device():
     stopped = trace(items(["C2d_3_4_1", "Untraced", "C2d_1_2_1"]), (3, 8, 8), problems)
     assert not stopped.complete
     assert len(stopped.rows) == 1
+
+
+def test_a_measured_layer_keeps_the_number_of_axes():
+    problems: list[Problem] = []
+    trace(items(["Flat", "SiLU"]), (3, 8, 8), problems, meta_step)
+    (problem,) = problems
+    assert problem.what == "Flat gives 192; it must keep the axes of the 3x8x8 that comes in with the data"
 
 
 def test_weights_that_exceed_the_machine_are_refused_before_anything_is_allocated():

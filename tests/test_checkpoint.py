@@ -495,7 +495,7 @@ def test_every_flipped_byte_is_noticed(run, name):
     chance = random.Random(name)
     file = run / "ckpt/step-00000002" / name
     data = file.read_bytes()
-    places = [*range(header_length(file)), *(chance.randrange(len(data)) for _ in range(170 * MORE))]
+    places = [*range(header_length(file)), *(chance.randrange(len(data)) for _ in range(500 * MORE))]
     for place in places:
         damaged = bytearray(data)
         damaged[place] ^= 1 << chance.randrange(8)

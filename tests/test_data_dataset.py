@@ -21,7 +21,7 @@ from flexvae_cli.engine.data.dataset import (
 )
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item, list_images, usable
-from flexvae_cli.errors import DataError, UsageError
+from flexvae_cli.errors import DataError
 
 SCENERY = list_images("builtin:scenery")[:6]
 
@@ -182,12 +182,3 @@ def test_min_size_decides_what_is_too_small(tmp_path: Path) -> None:
     assert enlarged.shape == (38, 32, 3)
     with pytest.raises(BadFile, match="is smaller than the crop of 16x32"):
         Preparation((3, 16, 32), "none").read(items[0])
-
-
-def test_settings_that_images_cannot_honour() -> None:
-    with pytest.raises(UsageError, match=r"data.min_size: 8 admits images smaller than the crop of 16x32"):
-        Preparation.of(table(input=(3, 16, 32), min_size=8, resize="none"))
-    with pytest.raises(UsageError, match=r"data.input: an image wants channels x height x width"):
-        Preparation.of(table(input=(3, 16)))
-    with pytest.raises(UsageError, match=r"data.input: an image has 1 .* channels, not 5"):
-        Preparation.of(table(input=(5, 16, 16)))

@@ -336,3 +336,133 @@ def test_a_bad_file_survives_the_way_from_a_worker() -> None:
 def test_damaged_exif_does_not_cost_the_photograph(tmp_path: Path) -> None:
     path = saved(tmp_path / "photo.jpg", colour("RGB", RED, (16, 16)), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert read_image(path, channels=3).shape == (16, 16, 3)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))
+
+
+def deep_png(
+    pixels: np.ndarray, *extra: bytes, packed: bytes | None = None, sides: tuple[int, int] | None = None
+) -> bytes:
+    """A PNG of 16 bits per channel, written by hand: pixels (h, w, 2 to 4), chunks that go before the pixels."""
+    height, width, channels = pixels.shape
+    if packed is None:
+        packed = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels))
+    header = struct.pack(">LLBBBBB", *(sides or (width, height)), 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    first, *rest = (chunk(kind, body) for kind, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + first + b"".join(extra) + b"".join(rest)
+
+
+def deep_pixels(channels: int, size: tuple[int, int] = (5, 7)) -> np.ndarray:
+    return np.random.default_rng(channels).integers(0, 65536, (*size, channels)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_colour_pngs_of_sixteen_bits_keep_them(tmp_path: Path, bands: int) -> None:
+    path, pixels = tmp_path / "deep.png", deep_pixels(bands)
+    path.write_bytes(deep_png(pixels))
+    colour = pixels if bands == 3 else pixels[..., :-1]
+    alpha = pixels[..., -1:] if bands != 3 else np.full((5, 7, 1), 65535, np.uint16)
+    rgb = np.broadcast_to(colour, (5, 7, 3))
+    array = read_image(path, channels=4)
+    assert array.dtype == np.uint16
+    assert np.array_equal(array, np.concatenate([rgb, alpha], axis=2))
+    for background in ("#ffffff", "#204060"):
+        behind = np.array([int(background[i : i + 2], 16) * 257 for i in (1, 3, 5)])
+        seen = (rgb.astype(np.float64) * alpha + behind * (65535.0 - alpha)) / 65535
+        found = read_image(path, channels=3, background=background)
+        assert found.shape == (5, 7, 3)
+        assert np.abs(found - seen).max() < 0.51 + 0.01
+        grey = read_image(path, channels=1, background=background)[..., 0]
+        assert np.abs(grey - seen @ (0.299, 0.587, 0.114)).max() < 0.52
+    assert np.array_equal(read_image(path, channels=2)[..., 1:], alpha)
+    assert np.abs(read_image(path, channels=2)[..., 0] - rgb @ (0.299, 0.587, 0.114)).max() < 0.52
+
+
+def test_the_transparent_colour_of_a_deep_png(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "deep.png", np.full((2, 2, 3), 1000, np.uint16)
+    pixels[0, 0] = 1, 2, 3
+    path.write_bytes(deep_png(pixels, chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))))
+    assert read_image(path, channels=4)[..., 3].tolist() == [[0, 65535], [65535, 65535]]
+    assert read_image(path, channels=3)[0, 0].tolist() == [65535] * 3
+
+
+def test_deep_pngs_are_turned_and_scaled(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "deep.png", deep_pixels(3, (16, 24))
+    turned = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # EXIF: orientation 6
+    path.write_bytes(deep_png(pixels, chunk(b"eXIf", turned)))
+    assert image_size(path) == (24, 16)
+    assert np.array_equal(read_image(path, channels=3), np.rot90(pixels, -1))
+    assert read_image(path, channels=3, cover=(6, 4)).shape == (6, 4, 3)
+    path.write_bytes(deep_png(np.full((16, 24, 3), 1001, np.uint16)))
+    assert (read_image(path, channels=3, cover=(5, 5)) == 1001).all()
+
+
+def test_what_is_transparent_does_not_bleed(tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 4), 65535, np.uint16)
+    pixels[:, :8] = 0  # black that cannot be seen beside opaque white
+    (tmp_path / "deep.png").write_bytes(deep_png(pixels))
+    array = read_image(tmp_path / "deep.png", channels=4, cover=(5, 5))
+    assert 0 < array[2, 2, 3] < 65535
+    assert (array[2, 2, :3] >= 65530).all()
+
+
+def test_a_deep_png_with_a_profile_is_converted(tmp_path: Path) -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    path = tmp_path / "deep.png"
+    for profile, depth in ((srgb, np.uint16), (lab, np.uint16), (other, np.uint8)):
+        path.write_bytes(deep_png(deep_pixels(3), chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))))
+        assert read_image(path, channels=3).dtype == depth
+
+
+ROW = b"\0" + bytes(range(42))
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (zlib.compress(ROW * 2), "is truncated"),
+        (zlib.compress(ROW * 4 + ROW[:-1]), "is truncated"),
+        (zlib.compress(ROW * 5)[:-1], "is damaged"),
+        (zlib.compress(ROW * 6), "is damaged"),
+        (zlib.compress(ROW * 2 + b"\5" + ROW[1:] + ROW * 2), "is damaged (an unknown filter)"),
+        (zlib.compress(ROW * 5)[:-8] + b"\xff" * 8, "is "),
+        (b"no zlib", "is damaged"),
+        (b"", "is truncated"),
+    ],
+)
+def test_damage_that_the_deep_decoder_would_not_survive(tmp_path: Path, packed: bytes, reason: str) -> None:
+    """torchvision's decoder ends the process on most of these; the checksums of the chunks are right."""
+    path = tmp_path / "deep.png"
+    path.write_bytes(deep_png(np.zeros((5, 7, 3)), packed=packed))
+    with pytest.raises(BadFile) as caught:
+        read_image(path, channels=3)
+    assert caught.value.reason.startswith(reason)
+
+
+def test_a_deep_png_wider_than_its_decoder_takes(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(deep_png(np.zeros((1, 1_000_001, 3))))
+    with pytest.raises(BadFile, match="cannot be decoded with 16 bits per channel"):
+        read_image(path, channels=3)
+
+
+def test_damaged_deep_pngs_by_the_hundred(tmp_path: Path) -> None:
+    chance, path, reasons = np.random.default_rng(0), tmp_path / "deep.png", list[str]()
+    rows = b"".join(b"\0" + row.tobytes() for row in deep_pixels(4))
+    for _ in range(500):
+        packed = bytearray(rows if chance.random() < 0.5 else zlib.compress(rows))
+        plain = len(packed) == len(rows)
+        packed[chance.integers(len(packed))] = chance.integers(256)
+        packed = packed[: chance.choice((len(packed), chance.integers(len(packed))))]
+        path.write_bytes(deep_png(np.zeros((5, 7, 4)), packed=zlib.compress(packed) if plain else bytes(packed)))
+        try:
+            assert read_image(path, channels=3).shape == (5, 7, 3)
+        except BadFile as bad:
+            reasons.append(bad.reason)
+    assert 100 < len(reasons) < 490
+    assert all(reason.isprintable() for reason in reasons)

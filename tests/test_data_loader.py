@@ -20,7 +20,7 @@ from flexvae_cli.engine.data.dataset import (
     TrainingImages,
     WholeImages,
 )
-from flexvae_cli.engine.data.loader import batches, evaluation_loader, training_loader, whole_loader
+from flexvae_cli.engine.data.loader import batches, evaluation_batches, training_loader, whole_loader
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import Item, list_images
@@ -65,11 +65,14 @@ def test_loading_leaves_the_global_generator_alone(items: list[Item]) -> None:
 
 
 def test_validation_again_and_again(items: list[Item]) -> None:
-    loader = evaluation_loader(EvaluationImages(items, PREPARATION), 4, workers=1)
-    first = list(batches(loader))
+    images = EvaluationImages(items, PREPARATION)
+    first = list(evaluation_batches(images, 4))
     assert [len(b.x) for b in first] == [4, 4, 2]
+    assert torch.cat([b.places for b in first]).tolist() == list(range(10))
     assert [f.name for b in first for f in b.bad] == ["broken.jpg"]
-    assert same(list(batches(loader)), first)
+    assert same(list(evaluation_batches(images, 4)), first)
+    assert [len(b.x) for b in evaluation_batches(images, 1)] == [1] * 10 + [0]
+    assert [len(b.x) for b in evaluation_batches(images, 99)] == [10]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

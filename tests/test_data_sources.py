@@ -8,6 +8,7 @@ from PIL import Image
 
 from flexvae_cli.engine.data.opening import image_size
 from flexvae_cli.engine.data.sources import Item, list_images, split, usable
+from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(30)
@@ -97,7 +98,7 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
         list_images(str(tmp_path / "pipe"))
 
 
-def test_a_split_never_moves_an_old_image() -> None:
+def test_a_split_of_many_images_never_moves_an_old_one() -> None:
     old, new = items(200), items(300, "new")
     for fraction in (0.05, 0.3, 0.9):
         before, after = split(old, fraction), split(sorted(old + new, key=lambda i: i.name), fraction)
@@ -105,6 +106,52 @@ def test_a_split_never_moves_an_old_image() -> None:
         assert {i.name for i in before[1]} <= {i.name for i in after[1]}
         assert len(after[1]) == pytest.approx(500 * fraction, abs=50)
         assert [i for i in old if i not in before[1]] == before[0]
+
+
+def share(item: Item) -> float:
+    """The hash that the split goes by, from 0 to 1."""
+    return seed_of("validation", item.name) / 2**63
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("count", range(2, 21))
+def test_only_a_stand_in_moves_when_files_are_added(count: int, fraction: float) -> None:
+    """Folders that grow from `count` to 40 images, one file at a time, in 10 kinds of names."""
+    for prefix in range(10):
+        everything = items(40, f"{prefix}-")
+        train, validation = split(everything[:count], fraction)
+        for size in range(count + 1, 41):
+            old, added = everything[: size - 1], share(everything[size - 1])
+            stands_in_for_validation = min(map(share, old)) >= fraction
+            stands_in_for_training = max(map(share, old)) < fraction
+            more_train, more_validation = split(everything[:size], fraction)
+            held_out_now = [i for i in train if i in more_validation]
+            trained_on_now = [i for i in validation if i in more_train]
+            left_validation = stands_in_for_validation and added < min(map(share, old))
+            left_training = stands_in_for_training and added > max(map(share, old))
+            assert trained_on_now == (validation if left_validation else [])
+            assert held_out_now == (train if left_training else [])
+            assert len(trained_on_now) <= 1
+            assert len(held_out_now) <= 1
+            train, validation = more_train, more_validation
+
+
+@pytest.mark.parametrize("count", range(2, 21))
+def test_files_that_are_removed_move_none_of_the_others(count: int) -> None:
+    for prefix in range(20):
+        everything = items(40, f"{prefix}-")
+        train, validation = split(everything, 0.3)
+        fewer_train, fewer_validation = split(everything[:count], 0.3)
+        if min(map(share, everything[:count])) < 0.3 <= max(map(share, everything[:count])):
+            assert fewer_train == [i for i in everything[:count] if i in train]
+            assert fewer_validation == [i for i in everything[:count] if i in validation]
+
+
+def test_the_shares_of_folders_without_a_hash_below_the_fraction() -> None:
+    """As the docstring of `split` and docs/training.md tell them."""
+    for count, expected in ((10, 0.35), (20, 0.12), (50, 0.005)):
+        found = [min(map(share, items(count, f"{prefix}-"))) >= 0.1 for prefix in range(400)]
+        assert sum(found) / 400 == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -122,7 +169,8 @@ def test_both_sides_of_a_split_have_some(count: int, fraction: float) -> None:
 def test_splits_that_leave_one_side_empty() -> None:
     assert split(items(5), 0) == (items(5), [])
     assert split([], 0.5) == ([], [])
-    assert sum(len(side) for side in split(items(1), 0.5)) == 1
+    for prefix in "abcdefgh":  # of which some have a hash below a half
+        assert split(items(1, prefix), 0.5) == (items(1, prefix), [])
 
 
 def test_headers_tell_what_is_usable(tmp_path: Path) -> None:

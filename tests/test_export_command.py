@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from flexvae_cli import load_model
-from flexvae_cli.errors import ModelError, UsageError
+from flexvae_cli.errors import Exit
 
 
 def test_a_bundle_does_what_its_run_does(flexvae, tiny_model, tmp_path):
     result = flexvae("export", tiny_model, tmp_path / "model", "--json")
-    assert result.exit_code == 0, result.exception
+    assert result.exit_code == 0, result.stderr
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "model", moved)
@@ -40,7 +40,7 @@ def test_a_bundle_and_a_checkpoint_can_be_exported_again(flexvae, tiny_model, tm
 def test_what_is_there_is_never_overwritten(flexvae, tiny_model, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for target in (tmp_path, tmp_path / "mine.txt"):
-        assert isinstance(flexvae("export", tiny_model, target).exception, UsageError)
+        assert flexvae("export", tiny_model, target).exit_code == Exit.USAGE
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -53,5 +53,5 @@ def test_what_is_no_model_is_not_exported(flexvae, tiny_model, tmp_path, kind):
         shutil.copytree(tiny_model / "ckpt" / "step-00000000", source)
         weights = source / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    assert isinstance(flexvae("export", source, tmp_path / "out").exception, ModelError)
+    assert flexvae("export", source, tmp_path / "out").exit_code == Exit.MODEL
     assert not (tmp_path / "out").exists()

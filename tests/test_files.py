@@ -82,9 +82,12 @@ def test_remove_orphans_takes_only_orphans_and_follows_no_link(tmp_path):
     (tmp_path / ".tmp-12-5" / "half").write_bytes(b"half")
     (tmp_path / ".del-12-step").mkdir()
     (tmp_path / ".tmp-12-config.json").write_bytes(b"half")
-    (tmp_path / ".tmp-link").symlink_to(keep)
+    (tmp_path / ".tmp-12-link").symlink_to(keep)
+    theirs = [".tmp-notes", ".tmp-12", ".tmp-x-5", ".del-me", "a.tmp-12-5"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
     files.remove_orphans(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["keep"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["keep", *theirs])
     assert (keep / "mine").exists()
 
 

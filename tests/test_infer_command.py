@@ -13,7 +13,7 @@ from PIL import Image
 
 from flexvae_cli import load_model
 from flexvae_cli.engine.data.images import to_image
-from flexvae_cli.errors import DataError, Exit, ModelError, UsageError
+from flexvae_cli.errors import Exit
 
 CONFIG = """
 [model]
@@ -49,7 +49,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def test_every_image_comes_out_as_large_as_it_went_in(flexvae, tiny_model, photos, tmp_path):
     out = tmp_path / "out"
     result = flexvae("infer", tiny_model, photos, out, "--workers", 0)
-    assert result.exit_code == 0, result.exception
+    assert result.exit_code == 0, result.stderr
     images = ["a.jpg.png", "a.png.png", "b/c.png", "b/d.png", "e/f.png"]
     assert files_in(out) == sorted([*images, "metrics.json", "sheet.png"])
     sizes = [image_at(out / name).size for name in images]
@@ -115,16 +115,15 @@ def test_bad_files_cost_a_line_each(flexvae, tiny_model, photos, tmp_path):
 def test_nothing_readable_is_an_error_of_the_data(flexvae, tiny_model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no image")
-    error = flexvae("infer", tiny_model, tmp_path / "in", tmp_path / "out", "--workers", 0).exception
-    assert isinstance(error, DataError)
-    assert error.code == Exit.DATA
+    refused = flexvae("infer", tiny_model, tmp_path / "in", tmp_path / "out", "--workers", 0)
+    assert refused.exit_code == Exit.DATA
     assert files_in(tmp_path / "out") == ["bad_files.jsonl"]
 
 
 def test_the_same_input_gives_the_same_bytes_whoever_reads(flexvae, tiny_model, photos, tmp_path):
     for name, workers in (("one", 0), ("two", 1)):
         result = flexvae("infer", tiny_model, photos, tmp_path / name, "--workers", workers)
-        assert result.exit_code == 0, result.exception
+        assert result.exit_code == 0, result.stderr
     assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
 
 
@@ -142,28 +141,28 @@ def test_a_single_file_and_a_built_in_set_are_sources(flexvae, tiny_model, photo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    ("arguments", "code", "words"),
     [
-        (["nothing", "photos", "out"], ModelError, "no such model"),
-        (["MODEL", "nothing", "out"], DataError, "no such file or folder"),
-        (["MODEL", "photos", "photos/out"], UsageError, "must not lie in the input"),
-        (["MODEL", "photos", "full"], UsageError, "is not empty"),
-        (["MODEL", "photos", "out", "--device", "gpu"], UsageError, "there is no 'gpu'"),
-        (["MODEL", "photos"], UsageError, "infer lacks OUTPUT"),
-        ([], UsageError, "no flexvae.toml here"),
-        (["MODEL", "builtin:sea", "out"], UsageError, "no built-in set"),
+        (["nothing", "photos", "out"], Exit.MODEL, "no such model"),
+        (["MODEL", "nothing", "out"], Exit.DATA, "no such file or folder"),
+        (["MODEL", "photos", "photos/out"], Exit.USAGE, "must not lie in the input"),
+        (["MODEL", "photos", "full"], Exit.USAGE, "is not empty"),
+        (["MODEL", "photos", "out", "--device", "gpu"], Exit.USAGE, "there is no 'gpu'"),
+        (["MODEL", "photos"], Exit.USAGE, "infer lacks OUTPUT"),
+        ([], Exit.USAGE, "no flexvae.toml here"),
+        (["MODEL", "builtin:sea", "out"], Exit.USAGE, "no built-in set"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
-    flexvae, tiny_model, photos, tmp_path, monkeypatch, arguments, error, words
+    flexvae, tiny_model, photos, tmp_path, monkeypatch, arguments, code, words
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     before = files_in(tmp_path)
-    found = flexvae("infer", *[tiny_model if a == "MODEL" else a for a in arguments]).exception
-    assert isinstance(found, error)
-    assert words in str(found)
+    found = flexvae("infer", *[tiny_model if a == "MODEL" else a for a in arguments])
+    assert found.exit_code == code
+    assert words in found.stderr
     assert files_in(tmp_path) == before
 
 
@@ -192,9 +191,9 @@ def test_a_config_fills_in_what_is_left_out(flexvae, tiny_model, photos, tmp_pat
 def test_a_model_that_takes_no_images_says_so(flexvae, make_model, photos, tmp_path):
     layers = ["SiLU"]
     run = make_model(tmp_path / "run", encoder=layers, bottleneck="None", decoder=layers, shape=(2, 8, 8, 8))
-    error = flexvae("infer", run, photos, tmp_path / "out", "--workers", 0).exception
-    assert isinstance(error, UsageError)
-    assert "2 x 8 x 8 x 8, which are not images" in str(error)
+    refused = flexvae("infer", run, photos, tmp_path / "out", "--workers", 0)
+    assert refused.exit_code == Exit.USAGE
+    assert "2 x 8 x 8 x 8, which are not images" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["infer", "encode"])

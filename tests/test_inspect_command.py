@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from flexvae_cli import __version__
 from flexvae_cli.api.trace import conv, group_norm
 from flexvae_cli.commands.inspect import field, human
 from flexvae_cli.errors import UsageError
@@ -160,6 +162,48 @@ def test_every_problem_exits_with_2_and_no_table(tmp_path):
     assert done.stderr.count("error:") == 2
     assert "did you mean 'C2d'" in done.stderr
     assert "num-groups 3 does not divide num-channels 8" in done.stderr
+
+
+def test_the_config_option_is_another_word_for_the_target(config):
+    assert inspect("--config", config).stdout == inspect(config).stdout
+    both = inspect(config, "--config", config)
+    assert isinstance(both.exception, UsageError)
+    assert "two things to show" in str(both.exception)
+
+
+def test_a_model_tells_what_it_was_made_with(make_model, tmp_path):
+    run = make_model(tmp_path / "run", flexvae="0.7")
+    result = inspect(run)
+    assert result.exit_code == 0, result.output
+    assert f"made by flexvae 0.7; its codes come from flexvae {__version__}\n" in result.stdout
+    assert json.loads(inspect(run, "--json").stdout)["plugins"] == {"flexvae": __version__}
+
+
+def test_a_newer_damaged_checkpoint_is_passed_over_aloud(make_model, tmp_path):
+    run = make_model(tmp_path / "run")
+    newer = shutil.copytree(run / "ckpt/step-00000000", run / "ckpt/step-00000001")
+    (newer / "model.safetensors").write_bytes(b"")
+    result = inspect(run, "--json")
+    assert json.loads(result.stdout)["target"].endswith("step-00000000")
+    assert result.stderr.startswith("warning: passed over: ")
+    done = subprocess.run(
+        [sys.executable, "-m", "flexvae_cli", "inspect", newer], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "damaged or replaced" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["", "ckpt/step-00000000/model.safetensors"])
+def test_a_model_is_shown_without_torch(tiny_model, where):
+    code = """
+import sys
+from flexvae_cli.main import app
+app(sys.argv[1:], standalone_mode=False)
+print([name for name in ("torch", "numpy", "safetensors") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, "inspect", str(tiny_model / where), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_whole_command_does_without_torch():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from flexvae_cli import plugins
+from flexvae_cli import __version__, plugins
 from flexvae_cli.api import layer
+from flexvae_cli.engine.modelfiles import find_model
 from flexvae_cli.errors import ModelError, UsageError
-from flexvae_cli.inspection import inspect_target, model_description, read_shape, short
+from flexvae_cli.inspection import inspect_config, inspect_target, read_shape, short
 from flexvae_cli.inspection.assumed_input import assumed_input
 from flexvae_cli.inspection.document import document
 from flexvae_cli.registry import Registered, Registry
@@ -195,28 +197,51 @@ def test_problems_with_a_given_input_do_not_speak_of_an_assumed_one(write):
 
 
 @pytest.fixture
-def run(config, write, tmp_path):
-    """A run directory as far as inspect reads it: descriptions of the model in its checkpoints."""
-    net = inspect_target(config).net
-    assert net is not None
-    write({"format": 1, **net.describe()}, "run/ckpt/step-00000010/model.json")
-    older = {**net.describe(), "encoder": ["C2d_3_8_4_4", "C2d_8_8_1_bias=false"]}
-    write({"format": 1, **older}, "run/ckpt/step-00000009/model.json")
-    (tmp_path / "run/ckpt/step-00000011").mkdir()
-    return tmp_path / "run"
+def run(make_model, tmp_path):
+    """A run with checkpoints at steps 0 and 1."""
+    run = make_model(tmp_path / "run", flexvae="0.1")
+    shutil.copytree(run / "ckpt/step-00000000", run / "ckpt/step-00000001")
+    return run
 
 
-def test_a_run_is_its_newest_model(run):
-    assert model_description(run) == run / "ckpt/step-00000010/model.json"
-    for target in (run, run / "ckpt", run / "ckpt/step-00000010", run / "ckpt/step-00000010/model.json"):
-        found = inspect_target(target)
-        assert (found.kind, found.shape, found.latent) == ("model", (3, 32, 32), (4, 8, 8))
-    assert inspect_target(run / "ckpt/step-00000009").parameters == inspect_target(run).parameters - 8
+@pytest.mark.parametrize(
+    "where", ["", "ckpt", "ckpt/step-00000001", "ckpt/step-00000001/model.json", "ckpt/step-00000001/model.safetensors"]
+)
+def test_a_model_is_found_as_infer_finds_it(run, where):
+    found = inspect_target(run / where)
+    assert (found.kind, found.shape, found.latent) == ("model", (3, 16, 16), (2, 4, 4))
+    assert found.target == str(run / "ckpt/step-00000001") == str(find_model(run / where).path)
+    assert (found.flexvae, found.plugins) == ("0.1", {"flexvae": __version__})
+    assert document(found)["flexvae"] == "0.1"
+    assert document(found)["plugins"] == {"flexvae": __version__}
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_refused_by_itself(run):
+    weights = run / "ckpt/step-00000001/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    found = inspect_target(run)
+    assert found.target == str(run / "ckpt/step-00000000")
+    assert found.model is not None
+    assert [problem.where for problem in found.model.passed_over] == [str(weights)]
+    with pytest.raises(ModelError, match="damaged or replaced"):
+        inspect_target(weights)
+
+
+def test_an_edited_description_is_refused(run):
+    description = run / "ckpt/step-00000001/model.json"
+    description.write_text(description.read_text().replace("C2d_3_8", "C2d_3_9"))
+    with pytest.raises(ModelError, match="its seal does not match"):
+        inspect_target(description)
 
 
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ModelError, match="holds no model"):
         inspect_target(tmp_path)
+
+
+def test_a_pickle_is_refused(write):
+    with pytest.raises(ModelError, match="pickle refused"):
+        inspect_target(write("x", "model.pt"))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"input": [3, 8, 8], "encoder": "x"}'])
@@ -225,16 +250,14 @@ def test_a_damaged_description(write, content):
         inspect_target(write(content, "bundle/model.json").parent)
 
 
-def test_a_model_of_a_plugin_that_is_missing(write):
-    model = {
-        "input": [3, 8, 8],
-        "encoder": ["Zork"],
-        "decoder": ["SiLU"],
-        "bottleneck": "None",
-        "plugins": {"flexvae-zork": "2"},
-    }
+def test_a_model_of_a_plugin_that_is_missing(make_model, tmp_path):
     with pytest.raises(ModelError, match="made with flexvae-zork 2"):
-        inspect_target(write(model, "bundle/model.json").parent)
+        inspect_target(make_model(tmp_path / "run", plugins={"flexvae-zork": "2"}))
+
+
+def test_a_config_by_any_name(config):
+    named = inspect_config(config.rename(config.with_name("config.txt")))
+    assert (named.kind, named.latent, named.plugins) == ("config", (4, 8, 8), {"flexvae": __version__})
 
 
 def test_no_target_and_no_config(tmp_path, monkeypatch):

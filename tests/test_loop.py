@@ -296,6 +296,13 @@ def test_a_damaged_validation_image_is_reported_and_left_out(project):
     assert len((project / "run/bad_files.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_resumed_run_does_not_report_a_bad_file_again(project):
+    (project / "photos/page.jpg").write_text("<html>not found</html>")
+    run(project, until=lambda x: isinstance(x, e.Saved) and x.step == 4)
+    run(project, resume=True)
+    assert len((project / "run/bad_files.jsonl").read_text().splitlines()) == 1
+
+
 def test_validation_images_that_are_all_damaged_are_refused(project):
     for name in held_out(project):
         path = project / "photos" / name

@@ -6,16 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from flexvae_cli.commands.mem import document, mem, print_answer, size
+from flexvae_cli.commands.mem import document, print_answer, size
 from flexvae_cli.config import load_config
 from flexvae_cli.engine.memory.answer import Answer
 from flexvae_cli.engine.memory.child import Request, Trial, run_trial
 from flexvae_cli.engine.memory.closed import states_of
 from flexvae_cli.engine.memory.search import Found
-from flexvae_cli.errors import Exit, FlexVAEError
+from flexvae_cli.errors import Exit
 
 MIB = 2**20
 CONFIG = """
@@ -45,32 +43,20 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> Result:
-    app = typer.Typer()
-    app.command()(mem)
-    return CliRunner().invoke(app, arguments)
-
-
-def error(result: Result, code: Exit) -> str:
-    assert isinstance(result.exception, FlexVAEError)
-    assert result.exception.code == code
-    return str(result.exception)
-
-
-def test_the_largest_batch_is_one_that_was_run() -> None:
-    nothing = run("--memory", "1MiB", "--batch", "1", "--json")
-    assert "not even one sample fits into 1.0 MiB: batch 1 needs " in error(nothing, Exit.RESOURCES)
+def test_the_largest_batch_is_one_that_was_run(flexvae) -> None:
+    nothing = flexvae("mem", "--memory", "1MiB", "--batch", "1", "--json")
+    assert nothing.exit_code == Exit.RESOURCES
+    assert "not even one sample fits into 1.0 MiB: batch 1 needs " in nothing.stderr
     one = json.loads(nothing.stdout)
     assert one["largest_batch"] == 0
     assert one["bytes"]["total"] == sum(n for key, n in one["bytes"].items() if key != "total")
 
     memory = one["bytes"]["total"] + 200 * MIB
-    result = run("--memory", str(memory), "--json", "--assert-batch", "4000")
+    result = flexvae("mem", "--memory", str(memory), "--json", "--assert-batch", "4000")
     answer = json.loads(result.stdout)
     largest = answer["largest_batch"]
-    assert f"batch 4,000 does not fit; the largest that fits into {size(memory)} is {largest}" in error(
-        result, Exit.RESOURCES
-    )
+    assert result.exit_code == Exit.RESOURCES
+    assert f"batch 4,000 does not fit; the largest that fits into {size(memory)} is {largest}" in result.stderr
     assert "trying batch 2\n" in result.stderr
     assert (answer["batch"], answer["accumulate"], answer["device"], answer["memory"]) == (2, 3, "cpu", memory)
     assert len(answer["trials"]) <= 8
@@ -140,15 +126,27 @@ def test_the_keys_of_json(answer: Answer) -> None:
     }
 
 
-def test_what_is_wrong_is_told_before_a_trial(work: Path) -> None:
-    assert "mem.memory" in error(run("--memory", "much"), Exit.USAGE)
-    assert "train.device" in error(run("--device", "tpu"), Exit.USAGE)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--memory", "much"], "mem.memory"),
+        (["--device", "tpu"], "train.device"),
+        (["--config", "none.toml"], "none.toml"),
+        (["--device", "cuda:99"], "'cuda:99' is not on this machine"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_trial(flexvae, arguments: list[str], words: str) -> None:
+    refused = flexvae("mem", *arguments)
+    assert refused.exit_code == Exit.USAGE
+    assert words in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_without_a_config_there_is_nothing_to_measure(flexvae, work: Path) -> None:
     (work / "flexvae.toml").unlink()
-    assert "no config was given" in error(run(), Exit.USAGE)
-
-
-def test_a_device_that_is_not_there() -> None:
-    assert "'cuda:99' is not on this machine" in error(run("--device", "cuda:99"), Exit.USAGE)
+    refused = flexvae("mem")
+    assert refused.exit_code == Exit.USAGE
+    assert "no config was given" in refused.stderr
 
 
 def test_asking_does_not_take_torch(work: Path) -> None:

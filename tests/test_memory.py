@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 
 from flexvae_cli.config import Config, load_config
 from flexvae_cli.engine.build import build_vae
+from flexvae_cli.engine.device import is_out_of_memory
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.memory import machine
 from flexvae_cli.engine.memory.answer import Answer, answer, fits
-from flexvae_cli.engine.memory.child import Request, Trial, run_trial
+from flexvae_cli.engine.memory.child import Request, Trial, _judged, run_trial
 from flexvae_cli.engine.memory.closed import States, states_of
 from flexvae_cli.engine.memory.search import MOST, PRECISION, Found, largest_batch
-from flexvae_cli.engine.memory.trial import is_out_of_memory
 from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
 from flexvae_cli.engine.step import training_step
-from flexvae_cli.errors import Exit, FlexVAEError, ResourceError, UsageError
+from flexvae_cli.errors import DataError, Exit, FlexVAEError, ResourceError, UsageError
 from flexvae_cli.plan import make_plan
 
 MIB = 2**20
@@ -179,6 +179,18 @@ def test_a_users_error_in_the_child_is_the_users_error_here(tmp_path: Path) -> N
     config = write_config(tmp_path, ["Ghost_1"])
     with pytest.raises(UsageError, match=r"(?s)encoder\.json.*Ghost"):
         run_trial(Request(config.document, "flexvae.toml", 1))
+
+
+class StrayError(FlexVAEError):
+    """An error of somebody else's, with no exit code of its own."""
+
+
+@pytest.mark.parametrize(("code", "kind"), [(Exit.DATA, DataError), (Exit.UNEXPECTED, FlexVAEError)])
+def test_the_error_of_a_child_is_the_one_of_its_exit_code(code: Exit, kind: type[FlexVAEError]) -> None:
+    problem = {"what": "is wrong", "where": "f", "text": "", "span": [1, 2], "hint": "", "usage": ""}
+    with pytest.raises(FlexVAEError, match="f: is wrong") as told:
+        _judged(1, 0, {"problems": [problem], "code": int(code)}, "")
+    assert type(told.value) is kind
 
 
 def test_a_trial_takes_no_longer_than_it_may(config: Config) -> None:

@@ -135,16 +135,9 @@ def test_latents_of_another_model_are_refused(model):
 
 
 def test_a_missing_plugin_is_named(make_model, tmp_path):
-    run = make_model(
-        tmp_path / "run", encoder=["C2d_3_4_1_1_0"], decoder=["C2d_2_3_1_1_0"], plugins={"flexvae-snakes": "1.2"}
-    )
-    load_model(run)  # the plugin is recorded, but none of its codes is used
-    description = load_model(run).description | {"encoder": ["Snake_3"]}
-    from flexvae_cli.net import from_description
-    from flexvae_cli.plugins import installed
-
+    run = make_model(tmp_path / "run", plugins={"flexvae": "0.1", "flexvae-snakes": "1.2"})
     with pytest.raises(ModelError, match=r"flexvae-snakes 1\.2, which is not installed"):
-        from_description(description, installed().registry, "model")
+        load_model(run)
 
 
 def test_weights_that_do_not_fit_the_description_are_refused(make_model, tmp_path):

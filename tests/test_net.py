@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flexvae_cli.api import layer, same
 from flexvae_cli.errors import ModelError, UsageError
 from flexvae_cli.net import from_description, make_net
 from flexvae_cli.plugins import installed
+from flexvae_cli.registry import Registered, Registry
 from flexvae_cli.structure import parse_structure
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +82,24 @@ def test_a_stride_larger_than_its_kernel_is_noted():
             "KL",
             "encoder.json[0]: the residual gives 8x8x8, its shortcut 3x32x32; they must be the same to be added",
         ),
+        (
+            ["C2d_3_16_1", {"residual": ["C2d_16_8_1"], "shortcut": ["C2d_4_8_1"]}],
+            SMALL[1],
+            "KL",
+            "encoder.json[1].shortcut[0]: C2d_4_8_1 takes 4 channels, but 16 come in from encoder.json[0] C2d_3_16_1",
+        ),
+        (
+            [{"residual": ["SiLU", "C2d_3_8_1"], "shortcut": ["C2d_4_8_1"]}],
+            SMALL[1],
+            "KL",
+            "encoder.json[0].shortcut[0]: C2d_4_8_1 takes 4 channels, but 3 come in with the data",
+        ),
+        (
+            [{"residual": ["SiLU"]}, "C2d_4_8_1"],
+            SMALL[1],
+            "KL",
+            "encoder.json[1]: C2d_4_8_1 takes 4 channels, but 3 come in from the residual encoder.json[0]",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_named(encoder, decoder, bottleneck, what):
@@ -94,7 +114,7 @@ def test_several_mismatches_come_at_once():
     assert [p.where for p in caught.value.problems] == ["encoder.json[1]", "encoder.json[2]", "decoder.json[0]"]
 
 
-@pytest.mark.parametrize("code", ["Kl", "KL_3", "2*KL", "SiLU", ""])
+@pytest.mark.parametrize("code", ["Kl", "KL_3", "2*KL", "1*KL", "SiLU", ""])
 def test_a_bottleneck_that_is_none(code):
     with pytest.raises(UsageError, match=r"model\.bottleneck"):
         net(*SMALL, bottleneck=code)
@@ -127,14 +147,69 @@ def test_a_description_is_the_way_back():
             {"encoder": ["Sine_3"], "plugins": {"flexvae-sine": "1.2"}},
             "the model was made with flexvae-sine 1.2, which is not installed",
         ),
+        ({"plugins": ["flexvae"]}, "is not a table of names"),
+        ({"plugins": {"flexvae": 1}}, "is not a table of names"),
+        ({"prefer": 3}, "is not a table of names"),
     ],
 )
 def test_a_description_that_is_wrong_is_a_model_error(change, what):
     with pytest.raises(ModelError) as caught:
         from_description({**net(*SMALL).describe(), **change}, installed().registry, "model")
     assert what in str(caught.value)
-    for key in ("encoder", "decoder", "bottleneck", "input"):
+    for key in ("encoder", "decoder", "bottleneck", "input", "plugins"):
         description = net(*SMALL).describe()
         del description[key]
         with pytest.raises(ModelError):
             from_description(description, installed().registry, "model")
+
+
+def snake(distribution: str, version: str, name: str = "Snake") -> Registered:
+    return Registered(layer(name, trace=same)(lambda: None), distribution, version)
+
+
+ZOO, AUDIO, BARK = snake("zoo", "1.2"), snake("audio", "3"), snake("audio", "3", "Bark")
+
+
+def registry_of(*others: Registered) -> Registry:
+    core = installed().registry
+    return Registry([*(e for kind in ("layer", "bottleneck") for e in core.all(kind) if e.distribution == "flexvae"),
+                     *others])  # fmt: skip
+
+
+def described(codes: list[str], registry: Registry) -> dict:
+    parts = [parse_structure([*codes, *d], registry, "n") for d in SMALL]
+    return json.loads(json.dumps(make_net(parts[0], "KL", parts[1], (3, 32, 32), registry, None).describe()))
+
+
+def test_a_model_keeps_the_layers_of_the_plugin_that_it_was_made_with():
+    description = described(["Snake"], registry_of(ZOO))
+    assert description["plugins"]["zoo"] == "1.2"
+    again = from_description(description, registry_of(AUDIO, ZOO), "model")
+    assert again.encoder.expanded()[0].bound.spec is ZOO.spec
+    assert again.describe() == description
+
+
+def test_a_model_never_takes_the_layers_of_another_plugin():
+    with pytest.raises(ModelError) as caught:
+        from_description(described(["Snake"], registry_of(ZOO)), registry_of(AUDIO), "model")
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("the model was made with zoo 1.2, which is not installed")
+    assert problem.hint.startswith("pip install zoo;")
+
+
+def test_a_code_that_the_model_s_plugin_no_longer_brings():
+    description = described(["Snake"], registry_of(ZOO))
+    here = registry_of(snake("zoo", "2", "Newt"), AUDIO)
+    with pytest.raises(
+        ModelError, match=r"model: encoder\[0\]: the layer 'Snake' comes with none of the plugins .*zoo 1\.2"
+    ):
+        from_description(description, here, "model")
+
+
+def test_a_model_made_with_a_preference_is_used_without_a_config():
+    everything = registry_of(ZOO, AUDIO, BARK)
+    for codes in (["Snake"], ["Snake", "Bark"]):
+        description = described(codes, everything.preferring({"Snake": "zoo"}))
+        again = from_description(description, everything, "model")
+        assert again.encoder.expanded()[0].bound.spec is ZOO.spec
+        assert again.describe() == description

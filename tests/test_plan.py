@@ -86,6 +86,13 @@ def test_what_does_not_go_together_is_said(config, overrides, what):
     assert what in str(caught.value)
 
 
+def test_a_least_size_between_the_sides_of_the_input_is_fine(config):
+    shape = ["data.input=3x16x32", "data.resize=none"]
+    make_plan(config(*shape, "data.min_size=24"))
+    with pytest.raises(UsageError, match=r"data\.min_size 8 is below the input"):
+        make_plan(config(*shape, "data.min_size=8"))
+
+
 def test_problems_of_both_structures_and_the_loss_come_at_once(config, tmp_path):
     (tmp_path / "e.json").write_text('["Foo"]')
     (tmp_path / "d.json").write_text('["Bar"]')

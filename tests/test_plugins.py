@@ -337,6 +337,64 @@ def test_strict_plugins_exits_with_7(folder):
     assert flexvae(folder, "--strict-plugins", "plugins", FLEXVAE_NO_PLUGINS="all").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"FLEXVAE_PLUGINS": "one"}, []),
+        ({"FLEXVAE_NO_PLUGINS": "all"}, []),
+        (
+            {"FLEXVAE_PLUGINS": "one,onne"},
+            ["FLEXVAE_PLUGINS: names 'onne', which is not installed; did you mean 'one'?"],
+        ),
+        ({"FLEXVAE_NO_PLUGINS": "zork"}, ["FLEXVAE_NO_PLUGINS: names 'zork', which is not installed"]),
+        ({"FLEXVAE_PLUGINS": "all"}, ["FLEXVAE_PLUGINS: names 'all', which is not installed"]),
+    ],
+)
+def test_a_plugin_that_the_environment_names_in_vain(folder, environment, told):
+    folder.add("one", GOOD.format(code="One"))
+    loaded = folder.load(environment)
+    assert [str(problem) for problem in loaded.problems] == told
+    if told:
+        with pytest.raises(PluginError, match="which is not installed"):
+            loaded.require_sound()
+    else:
+        loaded.require_sound()
+
+
+def test_names_in_vain_are_shown_and_strictness_stops_at_them(folder):
+    line = "FLEXVAE_NO_PLUGINS: names 'zork', which is not installed"
+    assert line in flexvae(folder, "plugins", FLEXVAE_NO_PLUGINS="zork").stdout
+    assert json.loads(flexvae(folder, "plugins", "--json", FLEXVAE_NO_PLUGINS="zork").stdout)["problems"] == [line]
+    strict = flexvae(folder, "--strict-plugins", "plugins", FLEXVAE_NO_PLUGINS="zork")
+    assert strict.returncode == Exit.PLUGIN
+    assert line in strict.stderr
+
+
+def test_a_faulty_trace_rule_is_told_with_its_plugin(folder, tmp_path):
+    source = GOOD.format(code="Foo").replace("trace=same", "trace=lambda: lambda shape: {}['x']")
+    folder.add("flexvae-foo", source, version="1.0")
+    (tmp_path / "net.json").write_text('["C2d_3_3_1", "Foo"]')
+    done = flexvae(folder, "inspect", str(tmp_path / "net.json"))
+    assert done.returncode == Exit.USAGE
+    assert "net.json[1]: Foo: the trace rule of Foo (flexvae-foo 1.0) fails: KeyError: 'x'" in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+def test_a_model_is_never_built_of_another_plugin_s_layer(folder, make_model, tmp_path, monkeypatch):
+    source = GOOD.format(code="Snake").replace('"""A layer."""', "from torch import nn; return nn.Identity()")
+    folder.add("zoo", source, version="1.2")
+    zoo = folder.load()
+    monkeypatch.setattr(plugins, "installed", lambda: zoo)
+    run = make_model(tmp_path / "run", encoder=["Snake", "C2d_3_4_4_4"], decoder=["C2d_2_3_1", "UpS_4"])
+    folder.add("audio", source)
+    both = flexvae(folder, "inspect", str(run))  # the clash is none: the model says whose layer it is
+    assert both.returncode == 0, both.stderr
+    assert "zoo 1.2" in both.stdout
+    without = flexvae(folder, "inspect", str(run), FLEXVAE_NO_PLUGINS="zoo")
+    assert without.returncode == Exit.MODEL
+    assert "the model was made with zoo 1.2, which is not installed" in without.stderr
+
+
 @pytest.fixture
 def command(folder, monkeypatch):
     """Runs `flexvae` in this process with the folder's plugins."""

@@ -102,3 +102,21 @@ def test_a_code_of_a_published_plugin_says_what_to_install(monkeypatch):
 
 def test_the_list_of_published_plugins_names_distributions():
     assert all(name.startswith("flexvae") for name in known_elsewhere().values())
+
+
+def test_a_model_s_registry_holds_its_plugins_and_the_core_alone():
+    registry = Registry([CORE, *CLASH, entry("Sine", "pets")]).only({"zoo": "1.0"}, {})
+    assert registry.find("layer", "Snake") is CLASH[0]
+    assert registry.find("layer", "C2d") is CORE
+    assert registry.distributions == {"flexvae", "zoo"}
+    problem = registry.find("layer", "Sine")
+    assert isinstance(problem, Problem)
+    assert problem.what == "the layer 'Sine' comes with none of the plugins that the model was made with (zoo 1.0)"
+
+
+def test_a_clash_within_a_model_is_settled_by_what_it_records():
+    recorded = {"zoo": "1.0", "audio": "0.9"}
+    assert Registry(CLASH).only(recorded, {"Snake": "audio"}).find("layer", "Snake") is CLASH[1]
+    problem = Registry(CLASH).only(recorded, {}).find("layer", "Snake")
+    assert isinstance(problem, Problem)
+    assert problem.hint.endswith("pip install audio==0.9 zoo==1.0")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from flexvae_cli import __version__
+from flexvae_cli.engine.files import DiskFullError
 from flexvae_cli.engine.rundir import RunDirectory, step_directories
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
@@ -46,7 +52,7 @@ def test_a_new_run_has_its_directories(tmp_path):
         run.write_config({"train": {"lr": 1e-4}})
         assert run.checkpoints.is_dir()
         assert run.previews.is_dir()
-    assert json.loads(run.config.read_text()) == {"train": {"lr": 1e-4}}
+    assert json.loads(run.config.read_text()) == {"flexvae": __version__, "settings": {"train": {"lr": 1e-4}}}
 
 
 def test_a_second_user_is_refused_with_the_name_of_the_first(tmp_path):
@@ -134,38 +140,97 @@ def test_a_new_run_refuses_the_place_of_another(tmp_path, steps, state):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_directory_of_something_else_is_left_alone(tmp_path, resume):
-    (tmp_path / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(UsageError, match=r"holds no run \(it has 'cat.jpg'\)"):
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"cat.jpg": "cat"},
+        {"config.json": '{"model_type": "bert"}', ".tmp-1-5": "draft", "weights.bin": ""},
+        {"config.json": "{", "ckpt/best.pt": "theirs"},
+        {"config.json": '{"flexvae": "1"}'},
+        {"ckpt/step-00000005/theirs.pt": "", "ckpt/.del-1-x": ""},
+        {".lock": "", "notes.txt": ""},
+        {".lock": '{"pid": 1}', ".tmp-1-5": ""},
+        {".lock": "theirs"},
+        {"log.txt": "", "previews/cat.png": ""},
+    ],
+    ids=lambda theirs: " ".join(theirs),
+)
+def test_a_directory_of_something_else_is_left_alone(tmp_path, resume, theirs):
+    for name, text in theirs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"is not empty and holds no run \(it has '"):
         RunDirectory(tmp_path, resume=resume).__enter__()
-    assert [p.name for p in tmp_path.iterdir()] == ["cat.jpg"]
+    assert set(tmp_path.rglob("*")) == before
+    assert {name: (tmp_path / name).read_text() for name in theirs} == theirs
+
+
+@pytest.mark.parametrize("kept", [".lock", "config.json", "ckpt"])
+def test_a_run_is_known_by_anything_that_only_a_run_has(tmp_path, kept):
+    with RunDirectory(tmp_path) as run:
+        run.write_config({})
+        (run.checkpoints / "step-00000005").mkdir()
+        (run.checkpoints / "step-00000005/state.json").write_text("{}")
+    shutil.rmtree(run.previews)
+    for name in {".lock", "config.json", "ckpt"} - {kept}:
+        shutil.rmtree(tmp_path / name) if name == "ckpt" else (tmp_path / name).unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunDirectory(tmp_path, resume=True):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_start_that_was_killed_at_once_can_be_repeated(tmp_path):
-    (tmp_path / ".lock").write_text('{"pid": 1')
+    (tmp_path / ".lock").write_text("")
     with RunDirectory(tmp_path):
         pass
+
+
+def test_a_start_that_failed_before_it_had_a_config_can_be_repeated(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        run.append_log("starting")
+    with RunDirectory(tmp_path) as run:
+        assert run.log.read_text() == "starting\n"
+
+
+def test_a_lock_that_is_free_names_no_one(tmp_path):
+    with RunDirectory(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    assert json.loads((tmp_path / ".lock").read_text()) == {"flexvae": __version__}
 
 
 def test_entering_removes_orphans(tmp_path):
     with RunDirectory(tmp_path) as run:
         run.write_config({})
     (tmp_path / ".tmp-1-5").mkdir()
+    (tmp_path / ".tmp-mine").mkdir()
     (run.checkpoints / ".del-1-step-00000001").mkdir()
+    (run.previews / ".tmp-1-step-00000500.png").write_bytes(b"half")
     with RunDirectory(tmp_path, resume=True):
-        assert not list(tmp_path.rglob(".tmp-*")) + list(tmp_path.rglob(".del-*"))
+        assert [p.name for p in [*tmp_path.rglob(".tmp-*"), *tmp_path.rglob(".del-*")]] == [".tmp-mine"]
 
 
-@pytest.mark.parametrize("name", ["ckpt", "previews", ".lock", "metrics.jsonl"])
-def test_nothing_is_written_through_a_link(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("ckpt", lambda _: None),
+        ("previews", lambda _: None),
+        (".lock", lambda _: None),
+        ("metrics.jsonl", lambda run: run.append_metrics({"step": 1})),
+        ("log.txt", lambda run: run.append_log("a line")),
+        ("bad_files.jsonl", lambda run: run.append_bad_file("a.png", "is broken")),
+    ],
+)
+def test_nothing_is_written_through_a_link(tmp_path, name, write):
     outside = tmp_path / "outside"
     outside.mkdir()
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"flexvae": "0", "settings": {}}')
     (run / name).symlink_to(outside / "new" if "." in name else outside)
     with pytest.raises((UsageError, ResourceError)), RunDirectory(run, resume=True) as held:
-        held.append_metrics({"step": 1})
+        write(held)
     assert not list(outside.iterdir())
 
 
@@ -208,3 +273,50 @@ def test_a_metrics_line_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(ResourceError, match="no space left"):
             run.append_metrics({"step": 2})
         assert run.metrics.read_text() == '{"step": 1}\n'
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond `size`: the error of a full disk, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.append_metrics({"step": 2}),
+        lambda run: run.append_log("a line"),
+        lambda run: run.append_bad_file("a.png", "is broken"),
+        lambda run: run.write_preview("step-00000001.png", b"picture"),
+        lambda run: run.write_config({}),
+    ],
+    ids=["metrics", "log", "bad files", "preview", "config"],
+)
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, write):
+    with RunDirectory(tmp_path) as run:
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        with files_no_larger_than(3), pytest.raises(DiskFullError, match="no space left"):
+            write(run)
+        after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size}
+    assert after == before
+
+
+def test_log_and_bad_files_hold_names_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    with RunDirectory(tmp_path) as run:
+        run.append_log(f"skipped: {name}")
+        run.append_bad_file(name, "is broken")
+        assert run.log.read_text() == "skipped: \\udcff.png\n"
+        assert json.loads(run.bad_files.read_text()) == {"file": name, "reason": "is broken"}
+
+
+def test_a_preview_takes_the_place_of_an_earlier_one(tmp_path):
+    with RunDirectory(tmp_path) as run:
+        run.write_preview("step-00000001.png", b"old")
+        assert run.write_preview("step-00000001.png", b"new").read_bytes() == b"new"
+        assert [p.name for p in run.previews.iterdir()] == ["step-00000001.png"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexvae_cli.errors import DataError, ModelError, UsageError
+from flexvae_cli.errors import Exit
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -47,9 +47,9 @@ def test_any_size_can_be_asked_for(flexvae, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("size", ["37", "0x5", "ax5", "3x37x50", "99999x99999", "-1x5", "٣x٣"])
 def test_a_size_that_is_none_is_refused(flexvae, tiny_model, tmp_path, size):
-    error = flexvae("sample", tiny_model, tmp_path / "out", f"--size={size}").exception
-    assert isinstance(error, UsageError)
-    assert "--size" in str(error)
+    refused = flexvae("sample", tiny_model, tmp_path / "out", f"--size={size}")
+    assert refused.exit_code == Exit.USAGE
+    assert "--size" in refused.stderr
 
 
 def test_fitted_draws_from_the_statistics_of_training(flexvae, tiny_model, make_model, tmp_path):
@@ -57,9 +57,9 @@ def test_fitted_draws_from_the_statistics_of_training(flexvae, tiny_model, make_
     assert flexvae("sample", tiny_model, tmp_path / "fitted", "--count", 1, "--fitted").exit_code == 0
     assert content_of(tmp_path / "prior") != content_of(tmp_path / "fitted")
     without = make_model(tmp_path / "without", latents={})
-    error = flexvae("sample", without, tmp_path / "out", "--fitted").exception
-    assert isinstance(error, UsageError)
-    assert "no latent statistics" in str(error)
+    refused = flexvae("sample", without, tmp_path / "out", "--fitted")
+    assert refused.exit_code == Exit.USAGE
+    assert "no latent statistics" in refused.stderr
 
 
 def test_an_autoencoder_without_a_prior_says_so(flexvae, make_model, tmp_path):
@@ -67,15 +67,15 @@ def test_an_autoencoder_without_a_prior_says_so(flexvae, make_model, tmp_path):
     plain = make_model(
         tmp_path / "plain", bottleneck="None", decoder=decoder, latents={"mean": [0] * 4, "std": [1] * 4}
     )
-    error = flexvae("sample", plain, tmp_path / "out").exception
-    assert isinstance(error, UsageError)
-    assert "has no prior" in str(error)
+    refused = flexvae("sample", plain, tmp_path / "out")
+    assert refused.exit_code == Exit.USAGE
+    assert "has no prior" in refused.stderr
     assert flexvae("sample", plain, tmp_path / "fitted", "--fitted", "--count", 1).exit_code == 0
 
 
 def test_samples_go_to_an_empty_folder(flexvae, tiny_model, tmp_path):
-    assert isinstance(flexvae("sample", tiny_model, tmp_path).exception, type(None))
-    assert isinstance(flexvae("sample", tiny_model, tmp_path).exception, UsageError)
+    assert flexvae("sample", tiny_model, tmp_path).exit_code == Exit.DONE
+    assert flexvae("sample", tiny_model, tmp_path).exit_code == Exit.USAGE
     assert flexvae("sample", tiny_model, tmp_path, "--overwrite", "--count", 1).exit_code == 0
 
 
@@ -119,8 +119,8 @@ def test_images_of_different_sizes_meet_at_their_centres(flexvae, tiny_model, ph
 
 def test_what_an_interpolation_cannot_read_is_named(flexvae, tiny_model, photos, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
-    error = flexvae("interpolate", tiny_model, photos / "a.jpg", tmp_path / "bad.png", tmp_path / "out").exception
-    assert isinstance(error, DataError)
-    assert "bad.png" in str(error)
-    missing = flexvae("interpolate", tmp_path / "none", photos / "a.jpg", photos / "a.png", tmp_path / "out").exception
-    assert isinstance(missing, ModelError)
+    refused = flexvae("interpolate", tiny_model, photos / "a.jpg", tmp_path / "bad.png", tmp_path / "out")
+    assert refused.exit_code == Exit.DATA
+    assert "bad.png" in refused.stderr
+    missing = flexvae("interpolate", tmp_path / "none", photos / "a.jpg", photos / "a.png", tmp_path / "out")
+    assert missing.exit_code == Exit.MODEL

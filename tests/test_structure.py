@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flexvae_cli.errors import UsageError
+from flexvae_cli.errors import Problem, UsageError
 from flexvae_cli.plugins import installed
-from flexvae_cli.structure import Leaf, Sum, parse_structure, read_structure
+from flexvae_cli.structure import Leaf, Sum, bind_code, parse_structure, read_structure
 
 ROOT = Path(__file__).parents[1]
 SEED_ENCODER = """
@@ -217,3 +217,11 @@ def test_mutated_files_never_raise_anything_else(registry, tmp_path, fuzz_factor
             places = [p.where for p in error.problems]
         assert places
         assert all(place.startswith("net.json") for place in places)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("loss", "2*mse"), ("bottleneck", "2*KL"), ("loss", "1*l1")])
+def test_a_layer_alone_can_be_repeated(kind, code, registry):
+    problems: list[Problem] = []
+    assert bind_code(code, kind, registry, "here", problems, {}) is None
+    assert [(p.what, p.span) for p in problems] == [(f"there is one {kind}; leave the count out", (0, 2))]
+    assert bind_code(code[2:], kind, registry, "here", problems, {}) is not None

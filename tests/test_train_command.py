@@ -128,6 +128,8 @@ def children_of(pid: int) -> list[str]:
     [
         ({}, ["--set", "train.batch=4"], 2, "did you mean train.batch_size?"),
         ({}, ["--set", "data.source=nowhere"], 3, "error: data.source: no such folder: "),
+        ({}, ["--set", "data.source=builtin:scnery"], 3, "did you mean 'builtin:scenery'"),
+        ({"photos/readme.txt": "no image"}, ["--set", "data.source=photos"], 3, "data.source: no images in photos"),
         ({}, ["--set", "train.device=cuda:7"], 2, "train.device: 'cuda:7' is not on this machine"),
         ({"e.json": '["C2d_3_32_4_4", "VAERB_64_64", "C2d_32_8_1"]'}, [], 2, "VAERB_64_64 takes 64 channels"),
         ({"e.json": "[]"}, [], 2, "e.json: an empty list"),
@@ -146,7 +148,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(project, spoil, argume
     _, err = flexvae(project, "train", *arguments, code=code)
     assert said in err
     assert err.startswith("error: ")
-    assert not {p for p in project.rglob("*") if p.name.startswith("step-")} - before
+    assert set(project.rglob("*")) == before
 
 
 def test_the_seed_s_own_nets_train_and_are_read_back(project):
@@ -164,9 +166,37 @@ def test_the_seed_s_own_nets_train_and_are_read_back(project):
     assert json.loads(out)["images"][0]["size"] == [256, 512]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
-def test_a_reader_that_goes_away_is_no_error(project):
-    command = f"{sys.executable} -m flexvae_cli layers | head -1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=project)
-    assert done.returncode == 0
-    assert done.stderr == ""
+def test_training_goes_on_though_nobody_listens(project):
+    """`flexvae train 2>&1 | head -1`: the reader leaves after a line, the training comes to its end."""
+    command = [sys.executable, "-m", "flexvae_cli", "train", "--set", "train.max_steps=10", "--json"]
+    read, write = os.pipe()
+    with subprocess.Popen(command, cwd=project, stdout=write, stderr=write) as process:
+        os.close(write)
+        with os.fdopen(read) as reader:
+            assert reader.readline().startswith("starting: ")
+        assert process.wait(240) == 0
+    assert (project / "run/ckpt/step-00000010/state.json").exists()
+    assert "done: 10 steps" in (project / "run/log.txt").read_text()
+
+
+def test_training_needs_no_terminal_at_all(project):
+    command = f"{sys.executable} -m flexvae_cli train --set train.max_steps=5 <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False, cwd=project, timeout=240).returncode == 0
+    assert (project / "run/ckpt/step-00000005/state.json").exists()
+
+
+def test_a_folder_with_a_config_json_of_somebody_else_is_left_alone(project):
+    (project / "run/.tmp-1-5").mkdir(parents=True)
+    (project / "run/config.json").write_text('{"model_type": "bert"}')
+    _, err = flexvae(project, "train", "--resume", code=2)
+    assert "is not empty and holds no run" in err
+    assert sorted(p.name for p in (project / "run").iterdir()) == [".tmp-1-5", "config.json"]
+    assert (project / "run/config.json").read_text() == '{"model_type": "bert"}'
+
+
+def test_a_reader_that_leaves_early_is_no_error(project):
+    process = start(project, "layers", "--json")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 0
+    process.stderr.close()

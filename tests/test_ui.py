@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import json
 import os
@@ -10,13 +12,13 @@ import sys
 
 import pytest
 
-from flexvae_cli import ui
-from flexvae_cli.errors import FlexVAEError, Problem, UsageError, did_you_mean, listed, underlined
+from flexvae_cli import main, ui
+from flexvae_cli.errors import ERRORS, Problem, UsageError, did_you_mean, listed, underlined
 
 HOSTILE = "[red]x[/red] [/x] \x1b[2J\x07 \u202e é 漢"
 
 
-def flexvae(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def process(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, **environment}
     return subprocess.run(
         [sys.executable, "-m", "flexvae_cli", *arguments], capture_output=True, check=False, env=env, cwd=cwd
@@ -41,7 +43,7 @@ def hostile_file(tmp_path):
     ids=["plain", "C locale", "narrow", "dumb"],
 )
 def test_hostile_names_and_codes_do_not_steer_or_break_the_terminal(hostile_file, environment, tmp_path):
-    done = flexvae("inspect", str(hostile_file), cwd=tmp_path, **environment)
+    done = process("inspect", str(hostile_file), cwd=tmp_path, **environment)
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert b"\x1b" not in done.stderr + done.stdout
@@ -54,11 +56,11 @@ def test_hostile_names_and_codes_do_not_steer_or_break_the_terminal(hostile_file
 def test_json_on_stdout_parses_whatever_the_terminal(tmp_path, environment):
     (tmp_path / "net.json").write_text('["C2d_3_4_3_1_1", "SiLU"]')
     for arguments in (["inspect", "net.json", "--json"], ["layers", "--json"], ["plugins", "--json"]):
-        done = flexvae(*arguments, cwd=tmp_path, **environment)
+        done = process(*arguments, cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
     for arguments in (["inspect", "net.json"], ["layers"], ["plugins"], ["--help"]):
-        done = flexvae(*arguments, cwd=tmp_path, **environment)
+        done = process(*arguments, cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         assert b"Traceback" not in done.stderr
 
@@ -98,10 +100,58 @@ def test_suggestions():
 
 
 def test_an_error_carries_its_exit_code():
-    codes = {cls.__name__: int(cls.code) for cls in FlexVAEError.__subclasses__()}
-    assert codes["UsageError"] == 2
-    assert codes["DataError"] == 3
-    assert codes["ModelError"] == 4
-    assert codes["ResourceError"] == 5
-    assert codes["DivergedError"] == 6
-    assert codes["PluginError"] == 7
+    assert {code: kind.__name__ for code, kind in ERRORS.items()} == {
+        2: "UsageError",
+        3: "DataError",
+        4: "ModelError",
+        5: "ResourceError",
+        6: "DivergedError",
+        7: "PluginError",
+    }
+
+
+def raising(error: Exception, *imports: str):
+    """What `flexvae` makes of an error that no command expects."""
+
+    def app() -> None:
+        for module in imports:
+            importlib.import_module(module)
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 5, "error: out of memory: MemoryError\n"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes\nmore"),
+            5,
+            "error: out of memory: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 5, "error: no space left: [Errno 28] No space left"),
+        (OSError(errno.EFBIG, "File too large"), 5, "error: no space left: [Errno 27] File too large"),
+        (OSError(errno.EIO, "Input/output error"), 1, "error: unexpected OSError: [Errno 5] Input/output error\n"),
+        (RuntimeError("shape '[4]' is invalid"), 1, "error: unexpected RuntimeError: shape '[4]' is invalid\n"),
+    ],
+)
+def test_a_lack_of_the_machine_is_no_fault_of_the_program(flexvae, monkeypatch, error, code, said):
+    monkeypatch.setattr(main, "app", raising(error, "torch"))
+    ended = flexvae()
+    assert ended.exit_code == code
+    assert ended.stderr.startswith(said)
+    assert "hint: " in ended.stderr
+    assert ("flexvae mem" in ended.stderr) == said.startswith("error: out of memory")
+
+
+def test_memory_that_runs_out_before_torch_is_there_does_not_bring_it(tmp_path):
+    code = """
+import sys, flexvae_cli.main as m
+def app(): raise MemoryError
+m.app = app
+try: m.run()
+finally: assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 5, done.stderr

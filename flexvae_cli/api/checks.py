@@ -195,7 +195,8 @@ def _reach(case: Case, step: Step) -> Wrong:
             yield f"the output at {text(middle)} reads {first} to {last} of axis {axis}, the rule says {low} to {high}"
 
 
-CHECKS: dict[str, Callable[[Case], Wrong]] = {
+Check = Callable[[Case], Wrong]
+CHECKS: dict[str, Check] = {
     "forward": _output,
     "trace rule": _rule,
     "gradients": _gradients,

@@ -208,7 +208,13 @@ def layer(
 def bottleneck(name: str, *, trace: Callable[..., Rule]) -> Callable[[Callable[..., Any]], LayerSpec]:
     """Declare a bottleneck: its module takes the encoder's output (b, c, *space) and returns `Encoded`.
 
-    `trace` gives the shape of the latent that the decoder takes. A module with a prior offers `sample(shape)`.
+    A module with a prior also offers `sample(shape, generator=None)`: latents of `shape` (b, c, *space), as the decoder
+    takes them, drawn from the prior. `generator` is a `torch.Generator` on the CPU, by default torch's global one;
+    equal generators give equal latents. The latents may be on any device; the caller moves them.
+
+    Args:
+        name: the abbreviation in codes, as of a layer.
+        trace: gives the static rule, whose shape is that of the latent that the decoder takes.
     """
 
     def declare(factory: Callable[..., Any]) -> LayerSpec:

@@ -1,10 +1,10 @@
-"""`check_layer`: what FlexVAE relies on in a layer, as one test, for our layers and for those of every plugin.
+"""`check_layer`, `check_bottleneck`, `check_loss`: what FlexVAE relies on, as one test each, for us and every plugin.
 
     @pytest.mark.parametrize("spec", plugin.flexvae_layers(), ids=lambda spec: spec.name)
     def test_layer(spec):
         check_layer(spec)
 
-The examples of the factory's docstring are the cases.
+The examples of the factory's docstring are the cases of a layer and of a bottleneck.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flexvae_cli.api.checks import CHECKS, Case, switches
+from flexvae_cli.api.bottleneck_checks import BOTTLENECK_CHECKS, loss_faults
+from flexvae_cli.api.checks import CHECKS, Case, Check, switches
 from flexvae_cli.api.docstring import Example, parse_docstring
-from flexvae_cli.api.spec import LayerSpec
+from flexvae_cli.api.spec import LayerSpec, Spec
 
 
 def check_layer(spec: LayerSpec) -> None:
@@ -42,19 +43,65 @@ def check_layer(spec: LayerSpec) -> None:
         raise AssertionError("\n  ".join([f"the layer {spec.name} breaks its contract:", *wrong]))
 
 
-def _description(spec: LayerSpec) -> Iterator[str]:
+def check_bottleneck(spec: LayerSpec) -> None:
+    """Hold a bottleneck to its contract, on every example of its docstring.
+
+    - It is described, as a layer is.
+    - It returns `Encoded`, whose latent is finite and has the shape that the example and the trace rule say; the
+      posterior has the latent's shape, indices are whole numbers, its own loss and its stats are scalars.
+    - A gradient reaches its input, through the latent or its own loss.
+    - In evaluation nothing is random, and the samples of a batch are independent.
+    - `sample(shape, generator=...)`, where there is one, gives finite latents of `shape`, equal for equal generators.
+
+    Raises:
+        AssertionError: the message lists everything that is wrong.
+    """
+    wrong = list(_description(spec))
+    for example in spec.examples:
+        wrong += [f"{example.code}: {what}" for what in _example(spec, example, BOTTLENECK_CHECKS)]
+    if wrong:
+        raise AssertionError("\n  ".join([f"the bottleneck {spec.name} breaks its contract:", *wrong]))
+
+
+def check_loss(spec: Spec, **values: Any) -> None:
+    """Hold a loss to its contract: described, and on a synthetic `Batch` a finite scalar with a finite gradient.
+
+    The batch is two samples of 3x32x32 in [-1, 1], with a normal posterior; the gradient must reach the decoder's
+    output or the latent.
+
+    Args:
+        values: the values of parameters that have no default.
+
+    Raises:
+        AssertionError: the message lists everything that is wrong.
+    """
+    wrong = list(_described(spec))
+    try:
+        with _isolated():
+            wrong += loss_faults(spec.factory(**values))
+    except Exception as error:
+        wrong.append(f"does not run: {type(error).__name__}: {error}")
+    if wrong:
+        raise AssertionError("\n  ".join([f"the loss {spec.name} breaks its contract:", *wrong]))
+
+
+def _described(spec: Spec) -> Iterator[str]:
     if not spec.summary:
         yield "the docstring has no summary line"
     for param in spec.params:
         if not param.help:
             yield f"the parameter {param.name} has no help under Args:"
+
+
+def _description(spec: LayerSpec) -> Iterator[str]:
+    yield from _described(spec)
     if not spec.examples:
         yield "the docstring has no example; write one under Examples: such as C2d_3_8_3: 3x8x8 -> 8x6x6"
     for line in parse_docstring(inspect.getdoc(spec.factory) or "").unread:
         yield f"the example line '{line}' does not read as CODE: 3x8x8 -> 8x6x6"
 
 
-def _example(spec: LayerSpec, example: Example) -> list[str]:
+def _example(spec: LayerSpec, example: Example, checks: Mapping[str, Check] = CHECKS) -> list[str]:
     """What is wrong with one example; where it does not run at all, that is all there is to say of it."""
     try:
         case = Case(spec, example, _values(spec, example.code))
@@ -63,7 +110,7 @@ def _example(spec: LayerSpec, example: Example) -> list[str]:
     except Exception as error:
         return [f"does not run: {type(error).__name__}: {error}"]
     wrong: list[str] = []
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         try:
             with _isolated():
                 wrong.extend(check(case))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands.options import JsonOption, SetOption
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.api.trace import Reach
@@ -33,6 +33,7 @@ ImageOption = Annotated[
 
 def inspect(
     target: Target = None,
+    config: ConfigOption = None,
     input_shape: InputOption = None,
     overrides: SetOption = None,
     tree: TreeOption = False,
@@ -46,9 +47,16 @@ def inspect(
     A config or a model is followed through encoder, bottleneck and decoder in one go. Shapes and multiply-adds (MACs)
     are those of one sample; the receptive field is in positions of the net's input.
     """
-    from flexvae_cli.inspection import inspect_target, read_shape
+    from flexvae_cli.errors import UsageError
+    from flexvae_cli.inspection import inspect_config, inspect_target, read_shape
 
-    found = inspect_target(target, read_shape(input_shape) if input_shape else None, overrides or ())
+    if target is not None and config is not None:
+        raise UsageError(f"--config {config} and the target {target} are two things to show", hint="give one of them")
+    shape = read_shape(input_shape) if input_shape else None
+    given = overrides or ()
+    found = inspect_config(config, shape, given) if config else inspect_target(target, shape, given)
+    for problem in found.model.passed_over if found.model else ():
+        ui.warn(f"passed over: {problem}")
     if image is not None:
         from flexvae_cli.inspection.drawing import draw
 
@@ -144,6 +152,10 @@ def _print_summary(found: Inspection) -> None:
     ui.data(f"{path}output {text(found.gives)}")
     size = f"{4 * found.parameters / 1e6:,.1f} MB"
     ui.data(f"{found.parameters:,} parameters ({size} in fp32), {human(found.macs)} multiply-adds per sample")
+    if found.model:
+        made_by = f"made by flexvae {found.flexvae}; " if found.flexvae else ""
+        plugins = ", ".join(f"{name} {version}" for name, version in found.plugins.items())
+        ui.data(f"{made_by}its codes come from {plugins}")
     if found.multiples:
         ui.data(f"takes sizes that {text(found.multiples)} divides; others are padded and cropped back")
     lines = [line for part in found.parts for line in part.lines]

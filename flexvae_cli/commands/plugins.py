@@ -25,14 +25,22 @@ def plugins(
     """
     from flexvae_cli.plugins import installed
 
-    found = installed().found
+    loaded = installed()
+    found = loaded.found
     if as_json:
-        ui.json({"plugins": [_described(plugin) for plugin in found]})
+        ui.json(
+            {
+                "plugins": [_described(plugin) for plugin in found],
+                "problems": [str(problem) for problem in loaded.problems],
+            }
+        )
     else:
         _print_table(found, timings)
         for plugin in found:
             for problem in plugin.problems:
                 ui.data(f"{_who(plugin)}: {problem}")
+        for chosen in loaded.problems:
+            ui.data(str(chosen))
     for plugin in found:
         if plugin.seconds > SLOW:
             ui.warn(f"{_who(plugin)} takes {plugin.seconds:.1f} s to load; it slows every command down")

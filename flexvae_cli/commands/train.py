@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 from flexvae_cli.paths import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Mapping
 
     from flexvae_cli.engine.events import Event
     from flexvae_cli.engine.rundir import RunDirectory
@@ -54,16 +55,13 @@ def train(
         raise typer.Exit(128 + signal)
 
 
-def _follow(events: Iterable[Event], run: RunDirectory, config: Path, steps: int) -> tuple[dict[str, object], int]:
+def _follow(events: Generator[Event], run: RunDirectory, config: Path, steps: int) -> tuple[dict[str, object], int]:
     """Tell the terminal and the run's log of all events; returns the last metrics and the signal that stopped it."""
     from flexvae_cli.engine.events import Advanced, Finished, Logged, Started, Validated
 
     summary: dict[str, object] = {"run": str(run.path)}
     signal = 0
-    with (
-        run.log.open("a", encoding="utf-8") as log,
-        ui.progress(steps, "steps") as advance,
-    ):
+    with contextlib.closing(events), ui.progress(steps, "steps") as advance:
         for event in events:
             if isinstance(event, Started):
                 advance(event.step, "", total=event.max_steps)
@@ -75,8 +73,7 @@ def _follow(events: Iterable[Event], run: RunDirectory, config: Path, steps: int
             elif isinstance(event, Finished):
                 summary["step"], signal = event.step, event.signal
             for line in told(event, run, config):
-                log.write(line + "\n")
-                log.flush()
+                run.append_log(line)
                 ui.say(line)
     return summary, signal
 

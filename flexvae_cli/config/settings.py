@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 
 class RelativePath:
-    """Marks a key whose value is a path relative to the file that it stands in; `config.py` resolves it."""
+    """Marks a key whose value is a path relative to the file that it stands in; `loading.py` resolves it."""
 
 
 def parse_shape(value: object) -> object:
@@ -90,7 +90,7 @@ class DataTable(Table):
     )
     flip: bool = Field(True, description="mirror training samples left to right at random")
     min_size: NonNegative = Field(
-        0, description="images with a shorter side are skipped and reported; 0 stands for the side of `input`"
+        0, description="images with a shorter side are skipped and reported; 0 stands for the sides of `input`"
     )
     background: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = Field(
         "#ffffff",

@@ -100,7 +100,10 @@ def meta_step(bound: Bound, shape: Shape) -> Step:
         raise ShapeError(f"does not run on {text(shape)}: {str(error).splitlines()[0]}") from None
     if not isinstance(out, Tensor) or out.dim() < 2:
         raise ShapeError(f"gives a {type(out).__name__}, not a tensor (b, c, *space)")
+    gives = tuple(out.shape[1:])
+    if len(gives) != len(shape):
+        raise ShapeError(f"gives {text(gives)}; it must keep the axes of the {text(shape)} that comes in")
     axes = local(len(shape) - 1)
     reach = Reach(axes.stride, axes.low, axes.high, everywhere=True)
     parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Step(tuple(out.shape[1:]), parameters, 0, reach, ("measured on the meta device; multiply-adds are unknown",))
+    return Step(gives, parameters, 0, reach, ("measured on the meta device; multiply-adds are unknown",))

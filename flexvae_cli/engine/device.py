@@ -1,4 +1,4 @@
-"""Where to compute, and how the C library handles freed memory."""
+"""Where to compute, how the C library handles freed memory, and how one knows that there is no more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import torch
 
 from flexvae_cli.errors import UsageError
 
+OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain RuntimeError
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = 2**31 - 1
 
@@ -44,3 +50,10 @@ def keep_freed_memory(allocator: Literal["keep", "system"] = "keep") -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, NEVER)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, and nothing else."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)

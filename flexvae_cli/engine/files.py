@@ -7,9 +7,9 @@ for writing, and a link is never followed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 from collections import Counter
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from flexvae_cli.errors import ResourceError
+from flexvae_cli.errors import DISK_FULL, ResourceError
 
 CHUNK = 1 << 24  # bytes handed to the system at a time
 CRASH_POINTS = (
@@ -31,8 +31,8 @@ CRASH_POINTS = (
     "directory.discard",  # before an old directory is given up
     "directory.discarded",  # it is renamed out of sight, its files still there
 )
+ORPHAN = re.compile(r"\.(tmp|del)-[0-9]+-.+")  # `.tmp-<pid>-<name>` is half written, `.del-<pid>-<name>` half removed
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _hits: Counter[str] = Counter()
 
 
@@ -153,8 +153,8 @@ def discard_directory(path: Path) -> None:
 
 
 def remove_orphans(directory: Path) -> None:
-    """Removes what killed processes left behind in a directory that has no other writer now."""
-    for orphan in [*directory.glob(".tmp-*"), *directory.glob(".del-*")]:
+    """Removes what killed processes left behind in a directory that is ours and has no other writer now."""
+    for orphan in [path for path in directory.iterdir() if ORPHAN.fullmatch(path.name)]:
         if orphan.is_dir() and not orphan.is_symlink():
             shutil.rmtree(orphan, ignore_errors=True)
         else:
@@ -172,7 +172,7 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise _disk_full(path, needed) from error
         raise ResourceError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
 

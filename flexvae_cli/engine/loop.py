@@ -16,7 +16,7 @@ from flexvae_cli import __version__
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, resume_checkpoint, save_checkpoint
 from flexvae_cli.engine.data.dataset import Fault
-from flexvae_cli.engine.data.loader import batches, evaluation_loader, training_loader
+from flexvae_cli.engine.data.loader import batches, evaluation_batches, training_loader
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device, keep_freed_memory
 from flexvae_cli.engine.events import (
@@ -36,7 +36,7 @@ from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.meter import Meter
 from flexvae_cli.engine.modelfiles import find_model, require_same_tensors
 from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
-from flexvae_cli.engine.preview import write_preview
+from flexvae_cli.engine.preview import preview
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.engine.resume import changes, require_same_run, restore, run_state
 from flexvae_cli.engine.rundir import RunDirectory
@@ -240,13 +240,13 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event
         if due(train.log_every):
             yield Logged(done, {**meter.read(done), "lr": trainer.optimizer.param_groups[0]["lr"]})
         if trainer.source.validation and (last or done % train.validate_every == 0) and not interrupt.signal:
-            images = evaluation_loader(trainer.source.validation, -(-train.batch_size // train.accumulate), workers=0)
-            found = validate(trainer.vae, trainer.loss, batches(images))
+            images = evaluation_batches(trainer.source.validation, -(-train.batch_size // train.accumulate))
+            found = validate(trainer.vae, trainer.loss, images)
             yield from _met(found.bad, told)
             yield Validated(done, found.values)
         if train.preview_every and (last or done % train.preview_every == 0) and not interrupt.signal:
-            path = trainer.run.previews / f"step-{done:08d}.png"
-            yield Previewed(done, write_preview(path, trainer.vae, trainer.source.strip))
+            picture = preview(trainer.vae, trainer.source.strip)
+            yield Previewed(done, trainer.run.write_preview(f"step-{done:08d}.png", picture))
         if due(train.checkpoint_every):
             meter.check(done)
             yield Saved(done, trainer.save(done))

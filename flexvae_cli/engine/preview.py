@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from flexvae_cli.engine.data.images import to_image
-from flexvae_cli.engine.files import replace_file, writing
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.engine.validation import evaluating
 
 GAP = 4  # pixels, white
 
 
-def write_preview(path: Path, vae: VAE, x: Tensor) -> Path:
-    """Write a row of samples (b, c, h, w), one of their reconstructions, and one of decoded draws from the prior."""
+def preview(vae: VAE, x: Tensor) -> bytes:
+    """A PNG: a row of samples (b, c, h, w), one of their reconstructions, and one of decoded draws from the prior."""
     with evaluating(vae) as device:
         encoded = vae.encode(x.to(device))
         rows = [x, vae.decode(encoded.z)]
@@ -28,9 +26,7 @@ def write_preview(path: Path, vae: VAE, x: Tensor) -> Path:
         picture = to_image(grid(rows))
     data = io.BytesIO()
     picture.save(data, format="PNG")
-    with writing(path, len(data.getbuffer())):
-        replace_file(path, data.getvalue())
-    return path
+    return data.getvalue()
 
 
 def grid(rows: list[Tensor]) -> Tensor:

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from importlib.util import find_spec
 from typing import Any
 
 from flexvae_cli.engine.events import BadFileMet, Event, Logged, Started, Validated
+from flexvae_cli.engine.files import writing
 from flexvae_cli.engine.rundir import RunDirectory
 
 
-def recorded(events: Iterable[Event], run: RunDirectory) -> Iterator[Event]:
-    """Write events down, then pass them on: a checkpoint that follows then knows where its lines end."""
-    board: Any = None
-    told: set[str] = set()
-    for event in events:
-        if isinstance(event, Started):
-            board = _tensorboard(run, event.step)
-        elif isinstance(event, BadFileMet) and event.name not in told:
-            told.add(event.name)
-            _append_bad_file(run, event)
-        elif isinstance(event, (Logged, Validated)):
-            kind = "train" if isinstance(event, Logged) else "validation"
-            run.append_metrics({"step": event.step, "kind": kind, **event.values})
-            if board is not None:
+def recorded(events: Iterable[Event], run: RunDirectory) -> Generator[Event]:
+    """Write events down, then pass them on: a checkpoint that follows then knows where its lines end.
+
+    Raises:
+        ResourceError: the run directory cannot be written.
+    """
+    boards = [_Board(run)] if find_spec("tensorboard") else []
+    told = run.bad_file_names()
+    try:
+        for event in events:
+            if isinstance(event, BadFileMet) and event.name not in told:
+                told.add(event.name)
+                run.append_bad_file(event.name, event.reason)
+            elif isinstance(event, (Logged, Validated)):
+                kind = "train" if isinstance(event, Logged) else "validation"
+                run.append_metrics({"step": event.step, "kind": kind, **event.values})
+            for board in boards:
+                board.add(event)
+            yield event
+    finally:
+        for board in boards:
+            board.close()
+
+
+class _Board:
+    """TensorBoard's file of a run."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.folder = run.path / "tensorboard"
+        self.writer: Any = None
+
+    def add(self, event: Event) -> None:
+        """Draw the numbers of an event; what a killed run drew beyond the step where this one starts is dropped."""
+        with writing(self.folder):
+            if isinstance(event, Started):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.writer = SummaryWriter(str(self.folder), purge_step=event.step + 1)
+            elif isinstance(event, (Logged, Validated)):
+                kind = "train" if isinstance(event, Logged) else "validation"
                 for name, value in event.values.items():
-                    board.add_scalar(f"{kind}/{name}", value, event.step)
-        yield event
-    if board is not None:
-        board.close()
+                    self.writer.add_scalar(f"{kind}/{name}", value, event.step)
 
-
-def _append_bad_file(run: RunDirectory, event: BadFileMet) -> None:
-    with run.bad_files.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"file": event.name, "reason": event.reason}) + "\n")
-
-
-def _tensorboard(run: RunDirectory, step: int) -> Any:
-    """A writer that drops what a killed run wrote beyond `step`, or None where TensorBoard is not installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
+    def close(self) -> None:
+        """Force what is drawn to the file."""
+        if self.writer is not None:
+            with writing(self.folder):
+                self.writer.close()

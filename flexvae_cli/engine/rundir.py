@@ -1,33 +1,36 @@
 """A run directory: where one training run keeps all it writes, and which one process holds at a time.
 
-config.json        the resolved config
+config.json        the resolved settings, and the version of FlexVAE that wrote them
 ckpt/step-00001234 checkpoints, see `checkpoint.py`
 metrics.jsonl      one line of numbers per logged step
 log.txt            what the terminal showed
 previews/          pictures
 bad_files.jsonl    input files that could not be used
 .lock              who holds the directory
+
+A directory is taken for a run by what only a run has: such a config.json, such a lock, or a checkpoint. Any other one
+that is not empty is somebody else's, and is left as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-import socket
-import time
-from datetime import datetime
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
+from flexvae_cli import __version__
 from flexvae_cli.engine.files import make_directory, remove_orphans, replace_file, write_all, writing
-from flexvae_cli.engine.reading import json_bytes
-from flexvae_cli.errors import ResourceError, UsageError
+from flexvae_cli.engine.lock import free_lock, is_ours, take_lock
+from flexvae_cli.engine.reading import json_bytes, read_json
+from flexvae_cli.errors import ModelError, UsageError
 
 LINE_LIMIT = 1 << 20  # bytes; no line of metrics.jsonl is longer
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-_locks: set[int] = set()  # descriptors of the locks that this process holds
 
 
 class RunDirectory:
@@ -53,50 +56,66 @@ class RunDirectory:
         self.log = path / "log.txt"
         self.previews = path / "previews"
         self.bad_files = path / "bad_files.jsonl"
+        self._lock_file = path / ".lock"
         self._resume = resume
+        self._created = False
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        self._created = not self.path.exists()
         with writing(self.path):
             make_directory(self.path)
             self._refuse_foreign()
-            self._lock = _lock(self.path / ".lock")
+            self._lock = take_lock(self._lock_file)
             try:
                 if not self._resume:
                     self._refuse_run()
-                remove_orphans(self.path)
-                make_directory(self.checkpoints)
-                remove_orphans(self.checkpoints)
-                make_directory(self.previews)
+                for directory in (self.path, self.checkpoints, self.previews):
+                    make_directory(directory)
+                    remove_orphans(directory)
             except BaseException:
                 self._release()
                 raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._created and not self.config.exists():
+            shutil.rmtree(self.path, ignore_errors=True)  # it never became a run
         self._release()
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Puts the resolved config on record, in the place of an earlier one."""
-        data = json_bytes(config)
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Puts the resolved settings on record, in the place of earlier ones."""
+        data = json_bytes({"flexvae": __version__, "settings": settings})
         with writing(self.config, len(data)):
             replace_file(self.config, data)
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, all of it or nothing; numbers that are not finite become null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        line = (json.dumps(finite, allow_nan=False) + "\n").encode()
-        with writing(self.metrics, len(line)):
-            descriptor = os.open(self.metrics, _APPEND, 0o666)
-            try:
-                size = os.fstat(descriptor).st_size
-                try:
-                    write_all(descriptor, line)
-                except OSError:
-                    os.ftruncate(descriptor, size)
-                    raise
-            finally:
-                os.close(descriptor)
+        _append(self.metrics, json.dumps(finite, allow_nan=False) + "\n")
+
+    def append_log(self, line: str) -> None:
+        """Adds one line to log.txt, all of it or nothing."""
+        _append(self.log, line + "\n")
+
+    def append_bad_file(self, name: str, reason: str) -> None:
+        """Adds an input file that could not be used to bad_files.jsonl."""
+        _append(self.bad_files, json.dumps({"file": name, "reason": reason}) + "\n")
+
+    def bad_file_names(self) -> set[str]:
+        """The files that bad_files.jsonl has already; lines that cannot be read do not count."""
+        found = set()
+        for line in self.bad_files.read_text("utf-8", "replace").splitlines() if self.bad_files.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found.add(str(json.loads(line)["file"]))
+        return found
+
+    def write_preview(self, name: str, data: bytes) -> Path:
+        """Writes a picture to previews/, in the place of an earlier one; returns where it is."""
+        path = self.previews / name
+        with writing(path, len(data)):
+            replace_file(path, data)
+        return path
 
     def metrics_offset(self) -> int:
         """The size of metrics.jsonl in bytes, all of which is on disk by then; a checkpoint records it."""
@@ -125,12 +144,21 @@ class RunDirectory:
         for inner in (self.checkpoints, self.previews):
             if inner.is_symlink():
                 raise UsageError("is a link; a run is not written through links", where=str(inner))
-        if names and not {".lock", "config.json", "ckpt"} & set(names):
+        killed_at_once = names == [self._lock_file.name] and not self._lock_file.stat().st_size
+        if names and not killed_at_once and not self._is_run():
             raise UsageError(
                 f"is not empty and holds no run (it has {names[0]!r})",
                 where=str(self.path),
                 hint="choose another train.run_dir",
             )
+
+    def _is_run(self) -> bool:
+        if is_ours(self._lock_file) or any((p / "state.json").is_file() for p in step_directories(self.checkpoints)):
+            return True
+        try:
+            return read_json(self.config).keys() == {"flexvae", "settings"}
+        except ModelError:
+            return False
 
     def _refuse_run(self) -> None:
         steps = step_directories(self.checkpoints)
@@ -144,10 +172,7 @@ class RunDirectory:
         )
 
     def _release(self) -> None:
-        if self._lock in _locks:  # a forked child holds nothing
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
-            _locks.remove(self._lock)
+        free_lock(self._lock)
         self._lock = None
 
 
@@ -164,52 +189,21 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _lock(path: Path) -> int:
-    """Takes the lock and leaves a note of who has it; returns the descriptor that keeps it."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise ResourceError(
-            "a run directory needs POSIX file locks, which this system lacks", where=str(path.parent)
-        ) from error
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ResourceError(
-            f"in use by {_holder(path)}",
-            where=str(path.parent),
-            hint="wait for it, stop it, or choose another train.run_dir",
-        ) from error
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "started": now}
-    try:
-        os.ftruncate(descriptor, 0)
-        write_all(descriptor, json.dumps(note).encode())
-    except OSError:
-        os.close(descriptor)
-        raise
-    _locks.add(descriptor)
-    return descriptor
+def _append(path: Path, text: str) -> None:
+    """Adds text to a file, all of it or nothing; what UTF-8 lacks (a file name can hold it) is escaped.
 
-
-def _holder(path: Path) -> str:
-    for _ in range(20):  # the holder writes its note just after it took the lock
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    with writing(path, len(data)):
+        descriptor = os.open(path, _APPEND, 0o666)
         try:
-            note = json.loads(path.read_bytes()[:4096])
-            return f"process {note['pid']} on {note['host']} since {note['started']}"
-        except (ValueError, KeyError, TypeError):
-            time.sleep(0.01)
-    return "another process"
-
-
-def _leave_locks_to_the_parent() -> None:
-    # a worker that inherits the descriptor would keep the lock of a training process that was killed
-    for descriptor in _locks:
-        os.close(descriptor)
-    _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+            size = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, data)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)

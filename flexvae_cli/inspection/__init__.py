@@ -7,8 +7,8 @@ from flexvae_cli.inspection.inspecting import (
     Line,
     Note,
     Part,
+    inspect_config,
     inspect_target,
-    model_description,
     read_shape,
     short,
 )
@@ -18,8 +18,8 @@ __all__ = [
     "Line",
     "Note",
     "Part",
+    "inspect_config",
     "inspect_target",
-    "model_description",
     "read_shape",
     "short",
 ]

@@ -20,6 +20,8 @@ def document(found: Inspection) -> dict[str, Any]:
         "parameters": found.parameters,
         "bytes_fp32": 4 * found.parameters,
         "macs": found.macs,
+        "flexvae": found.flexvae,
+        "plugins": found.plugins,
         "size_multiple": list(found.multiples) if found.multiples else None,
         "parts": [_part_document(part, found.parameters) for part in found.parts],
         "warnings": [

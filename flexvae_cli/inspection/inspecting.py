@@ -8,20 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from flexvae_cli import plugins
 from flexvae_cli.api.trace import Reach, Shape, local, text
-from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.errors import Problem, UsageError
 from flexvae_cli.fallback import meta_fallback
 from flexvae_cli.inspection.assumed_input import assumed_input
-from flexvae_cli.jsonfile import JSONError, parse_json, read_text
 from flexvae_cli.net import Net, from_description
-from flexvae_cli.registry import Registry
 from flexvae_cli.structure import Item, Leaf, Structure, Sum, read_structure
 from flexvae_cli.tracing import Fallback, Row, Trace, trace
 
-MODEL = "model.json"
+if TYPE_CHECKING:
+    from flexvae_cli.engine.modelfiles import ModelFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,7 @@ class Inspection:
         assumed: the input was neither given nor recorded.
         net: the autoencoder; None for a lone structure.
         multiples: per axis, the number that divides every size that comes back as large as it went in.
+        model: the verified files of a model.
     """
 
     target: str
@@ -101,6 +101,20 @@ class Inspection:
     parts: tuple[Part, ...]
     net: Net | None = None
     multiples: Shape | None = None
+    model: ModelFiles | None = None
+
+    @property
+    def flexvae(self) -> str | None:
+        """The version of FlexVAE that made a model."""
+        return self.model.model.get("flexvae") if self.model else None
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Distribution -> version of every plugin that the codes come from; those of a model as it records them."""
+        if self.model is not None:
+            return dict(self.model.model["plugins"])
+        structures = [part.structure for part in self.parts if part.structure]
+        return self.net.distributions if self.net else structures[0].distributions
 
     @property
     def parameters(self) -> int:
@@ -151,7 +165,8 @@ def inspect_target(target: Path | None, shape: Shape | None = None, overrides: S
     """Read and trace whatever `target` is.
 
     Args:
-        target: a structure file, a config, a run, a checkpoint or a bundle; by default the working directory's config.
+        target: a structure file, a config, or what `find_model` takes for a model: a run, a checkpoint, a bundle, or a
+            file of the last two; by default the working directory's config.
         shape: the input to trace with, (channels, *space), instead of the target's own.
         overrides: `KEY=VALUE` each, for a config.
 
@@ -159,22 +174,35 @@ def inspect_target(target: Path | None, shape: Shape | None = None, overrides: S
         UsageError: everything that is wrong with the files, or with how their layers fit together.
         ModelError: a model's description is damaged, or names layers that are not installed.
     """
-    registry = plugins.installed().registry
-    measured = meta_fallback()
     if target is None or target.suffix == ".toml":
-        return _config(target, shape, overrides, registry, measured)
+        return inspect_config(target, shape, overrides)
     if overrides:
         raise UsageError("--set changes the keys of a config, and this is none", where=str(target))
     if not target.exists():
         raise UsageError(
             "no such file or folder", where=str(target), hint="give a structure, a config, a run or a model"
         )
-    if target.is_dir():
-        target = model_description(target)
-    elif target.name != MODEL:
-        return _structure(read_structure(target, registry), shape, measured)
-    net = from_description(_read_model(target), registry, str(target), measured)
-    return _net(net, str(target), "model", shape)
+    if _is_model(target):
+        return _model(target, shape)
+    return _structure(read_structure(target, plugins.installed().registry), shape, meta_fallback())
+
+
+def inspect_config(path: Path | None, shape: Shape | None = None, overrides: Sequence[str] = ()) -> Inspection:
+    """Like `inspect_target`, for a file that is a config whatever its name; None is the working directory's.
+
+    Raises:
+        UsageError: everything that is wrong with the config and what it names.
+    """
+    from flexvae_cli.config import find_config, load_config
+    from flexvae_cli.plan import net_of
+
+    config = load_config(find_config(path), overrides)
+    problems: list[Problem] = []
+    registry = plugins.installed().registry.preferring(config.settings.plugins.prefer)
+    net = net_of(config, registry, meta_fallback(), problems)
+    if net is None or problems:
+        raise UsageError(*problems)
+    return _net(net, str(config.path), "config", shape)
 
 
 def read_shape(written: str) -> Shape:
@@ -188,41 +216,20 @@ def read_shape(written: str) -> Shape:
     return tuple(int(n) for n in written.split("x"))
 
 
-def model_description(folder: Path) -> Path:
-    """The `model.json` of a bundle or checkpoint, or of the newest checkpoint of a run.
+def _is_model(target: Path) -> bool:
+    """Whether a path is read, or refused, as a model is."""
+    from flexvae_cli.engine.checkpoint import MODEL  # nothing of what is imported here imports torch
+    from flexvae_cli.engine.tensorfiles import PICKLE_SUFFIXES
 
-    Raises:
-        ModelError: there is none.
-    """
-    checkpoints = [p for p in (*folder.glob("step-*"), *folder.glob("ckpt/step-*")) if (p / MODEL).is_file()]
-    found = folder if (folder / MODEL).exists() else max(checkpoints, key=lambda p: p.name, default=None)
-    if found is None:
-        raise ModelError("holds no model", where=str(folder), hint="give a run directory, a checkpoint or a bundle")
-    return found / MODEL
+    return target.is_dir() or target.name == MODEL or target.suffix.lower() in {".safetensors", *PICKLE_SUFFIXES}
 
 
-def _read_model(path: Path) -> dict[str, Any]:
-    try:
-        description = parse_json(read_text(path))
-    except JSONError as problem:
-        raise ModelError(str(problem), where=f"{path}:{problem.position}" if problem.position else str(path)) from None
-    if not isinstance(description, dict):
-        raise ModelError("is not the description of a model", where=str(path))
-    return description
+def _model(path: Path, shape: Shape | None) -> Inspection:
+    from flexvae_cli.engine.modelfiles import find_model
 
-
-def _config(
-    path: Path | None, shape: Shape | None, overrides: Sequence[str], registry: Registry, measured: Fallback
-) -> Inspection:
-    from flexvae_cli.config import find_config, load_config
-    from flexvae_cli.plan import net_of
-
-    config = load_config(find_config(path), overrides)
-    problems: list[Problem] = []
-    net = net_of(config, registry.preferring(config.settings.plugins.prefer), measured, problems)
-    if net is None or problems:
-        raise UsageError(*problems)
-    return _net(net, str(config.path), "config", shape)
+    found = find_model(path)
+    net = from_description(found.model, plugins.installed().registry, str(found.path), meta_fallback())
+    return replace(_net(net, str(found.path), "model", shape), model=found)
 
 
 def _net(net: Net, target: str, kind: Literal["config", "model"], shape: Shape | None) -> Inspection:

@@ -15,11 +15,18 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
     A profile that is damaged or of another kind than the pixels is ignored, as browsers do.
     """
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in CONVERTED:
-        return image
-    transform = _transform(profile, image.mode)
+    transform = _transform_of(image)
     return image if transform is None else ImageCms.applyTransform(image, transform) or image
+
+
+def is_srgb(image: Image.Image) -> bool:
+    """Whether `to_srgb` leaves an image as it is."""
+    return _transform_of(image) is None
+
+
+def _transform_of(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    profile = image.info.get("icc_profile")
+    return _transform(profile, image.mode) if profile and image.mode in CONVERTED else None
 
 
 @lru_cache(maxsize=16)

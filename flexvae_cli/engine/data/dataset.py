@@ -14,7 +14,7 @@ from flexvae_cli.engine.data.images import check_channels, read_image, to_tensor
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item
 from flexvae_cli.engine.randomness import seed_of
-from flexvae_cli.errors import DataError, UsageError
+from flexvae_cli.errors import DataError
 
 if TYPE_CHECKING:
     from flexvae_cli.config.settings import DataTable
@@ -79,21 +79,8 @@ class Preparation:
 
     @classmethod
     def of(cls, data: DataTable) -> Preparation:
-        """What `[data]` asks for.
-
-        Raises:
-            UsageError: the input is not an image, or `min_size` admits images that cannot be cropped.
-        """
-        if len(data.input) != 3:
-            raise UsageError("an image wants channels x height x width, as in '3x256x256'", where="data.input")
-        check_channels(data.input[0])
+        """What `[data]` asks for; `flexvae_cli.plan` has refused what no image can honour."""
         channels, height, width = data.input
-        if data.resize == "none" and 0 < data.min_size < min(height, width):
-            raise UsageError(
-                f"{data.min_size} admits images smaller than the crop of {height}x{width}, which nothing enlarges",
-                where="data.min_size",
-                hint='set data.resize = "cover", or data.min_size = 0',
-            )
         return cls((channels, height, width), data.resize, data.min_size, data.background, data.exif, data.max_pixels)
 
     @property
@@ -275,11 +262,18 @@ def center_crop(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def collate(samples: Sequence[Sample | Fault | DataError]) -> MicroBatch | DataError:
-    """Samples -> one batch; bad files go to its report. Where every file is bad `x` has no samples."""
+    """Samples -> one batch, or the first error among them."""
+    readable: list[Sample | Fault] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
+        readable.append(sample)
+    return micro_batch(readable)
+
+
+def micro_batch(samples: Sequence[Sample | Fault]) -> MicroBatch:
+    """Samples -> one batch; bad files go to its report. Where every file is bad `x` has no samples."""
     good = [s for s in samples if isinstance(s, Sample)]
-    bad = [f for s in samples for f in (s.bad if isinstance(s, Sample) else (s,)) if isinstance(f, Fault)]
+    bad = [f for s in samples for f in (s.bad if isinstance(s, Sample) else (s,))]
     x = torch.stack([s.x for s in good]) if good else torch.empty(0)
     return MicroBatch(x, torch.tensor([s.place for s in good], dtype=torch.int64), tuple(dict.fromkeys(bad)))

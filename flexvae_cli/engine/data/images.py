@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
-from flexvae_cli.engine.data.colour import to_srgb
+from flexvae_cli.engine.data.colour import is_srgb, to_srgb
+from flexvae_cli.engine.data.deep_png import is_deep, read_deep_png
 from flexvae_cli.engine.data.opening import (
     BadFile,
     check_pixels,
@@ -29,6 +30,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+GREY_OF_RGB = np.array([[0.299], [0.587], [0.114]], np.float32)  # as Pillow weighs them, ITU-R 601
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags and a value
 
 
@@ -51,8 +53,9 @@ def read_image(
 ) -> np.ndarray:
     """Read an image of any mode: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or AVIF, by its content, not its name.
 
-    Of an animation or a multi-page file the first frame is read. Grey images of 12 or 16 bits keep 16 bits, float
-    TIFFs stay float; colour PNGs of 16 bits per channel come with 8, all that Pillow decodes of them.
+    Of an animation or a multi-page file the first frame is read. Grey images of 12 or 16 bits and PNGs of 16 bits per
+    channel keep 16 bits, float TIFFs stay float. A PNG with several channels comes with 8 bits where it is interlaced
+    or has a colour profile other than sRGB, whose conversion works on 8; so does any other colour image.
 
     Args:
         path: the file.
@@ -73,22 +76,19 @@ def read_image(
     check_channels(channels)
     path = Path(path)
     with opened(path, max_pixels) as image:
-        if image.format == "PNG":
-            check_png(path)
+        header = check_png(path) if image.format == "PNG" else b""
         turn = orientation(image, exif=exif)
         size = upright_size(image, turn)
         if cover is not None:
             size = covering(size, cover)
             check_pixels(path, size[0] * size[1], max_pixels, has="enlarged to the input has")
             image.draft(None, size if turn >= 5 else size[::-1])  # (width, height); only a JPEG heeds it
+        if header and is_deep(header) and is_srgb(image):
+            return _deep_colour(path, channels, background, turn, size)
         image.load()
         depth = _depth(image)
         plane = _flat(image, channels, background) if depth is np.uint8 else _deep(path, image)
-        if turn in TURNS:
-            plane = plane.transpose(TURNS[turn])
-        if plane.size != size[::-1]:
-            plane = plane.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
-        pixels = np.array(plane)  # (h, w) or (h, w, c)
+        pixels = np.array(_placed(plane, turn, size))  # (h, w) or (h, w, c)
     return pixels.reshape(*size, channels) if depth is np.uint8 else _with_channels(pixels, channels, depth)
 
 
@@ -141,6 +141,34 @@ def _flat(image: Image.Image, channels: int, background: str) -> Image.Image:
     if transparent and channels in (1, 3):
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _placed(plane: Image.Image, turn: int, size: tuple[int, int]) -> Image.Image:
+    """An image turned upright from orientation `turn`, and scaled where it is not of `size`, (height, width)."""
+    if turn in TURNS:
+        plane = plane.transpose(TURNS[turn])
+    if plane.size != size[::-1]:
+        plane = plane.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return plane
+
+
+def _deep_colour(path: Path, channels: int, background: str, turn: int, size: tuple[int, int]) -> np.ndarray:
+    """A PNG of 16 bits and several channels as (*size, channels) of uint16, in the same steps as an image of 8."""
+    colour, alpha = (part.astype(np.float32) / 65535 for part in read_deep_png(path))  # (h, w, 1 or 3), (h, w, 1)
+    if channels in (1, 3):
+        behind = np.array(ImageColor.getrgb(background), np.float32) / 255
+        colour, alpha = colour * alpha + behind * (1 - alpha), np.ones_like(alpha)
+    if channels < 3 and colour.shape[2] == 3:
+        colour = colour @ GREY_OF_RGB
+    scaled = sorted(size) != sorted(colour.shape[:2])
+    bands = np.concatenate([colour * alpha if scaled else colour, alpha], axis=2)  # the unseen must not bleed
+    placed = [np.array(_placed(Image.fromarray(band), turn, size)) for band in np.moveaxis(bands, 2, 0)]
+    bands = np.stack(placed, axis=2)
+    colour, alpha = bands[..., :-1], bands[..., -1:]
+    if scaled:
+        colour = colour / np.where(alpha > 0, alpha, 1)
+    parts = [colour] * (3 if channels > colour.shape[2] + 1 else 1) + [alpha] * (channels in (2, 4))
+    return np.rint(np.concatenate(parts, axis=2).clip(0, 1) * 65535).astype(np.uint16)
 
 
 def _deep(path: Path, image: Image.Image) -> Image.Image:

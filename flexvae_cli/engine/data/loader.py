@@ -14,11 +14,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from flexvae_cli.engine.data.dataset import EvaluationImages, MicroBatch, TrainingImages, WholeImages, collate
+from flexvae_cli.engine.data.dataset import (
+    EvaluationImages,
+    MicroBatch,
+    TrainingImages,
+    WholeImages,
+    collate,
+    micro_batch,
+)
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.errors import DataError, FlexVAEError, ResourceError
 
-TIMEOUT = 600  # seconds without a batch after which a worker counts as hung
+TIMEOUT = 120  # seconds without a batch after which a worker counts as hung, or as dead where nothing else told so
 SHORTAGES = ("Too many open files", "ancdata", "shared memory", "No space left")  # as torch words them
 
 # Fork copies a process whose torch and CUDA threads hold locks that nobody in the copy will ever release: it may hang.
@@ -40,21 +47,13 @@ def training_loader(
     return _loader(dataset, workers, batch_sampler=sampler, collate_fn=collate, pin_memory=pin_memory)
 
 
-def evaluation_loader(
-    dataset: EvaluationImages, batch_size: int, *, workers: int, pin_memory: bool = False
-) -> DataLoader[Any]:
-    """All images in order, in batches of at most `batch_size`; bad files are left out and reported with their batch.
+def evaluation_batches(dataset: EvaluationImages, batch_size: int) -> Iterator[MicroBatch]:
+    """All images in order, in batches of at most `batch_size`, read in this process.
 
-    The workers stay for the next validation.
+    Bad files are left out and reported with their batch; a batch of bad files alone has no samples.
     """
-    return _loader(
-        dataset,
-        workers,
-        batch_size=batch_size,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-    )
+    for start in range(0, len(dataset), batch_size):
+        yield micro_batch([dataset[index] for index in range(start, min(start + batch_size, len(dataset)))])
 
 
 def whole_loader(dataset: WholeImages, *, workers: int) -> DataLoader[Any]:

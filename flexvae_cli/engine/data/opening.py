@@ -101,8 +101,8 @@ def check_pixels(path: Path, pixels: int, max_pixels: int, has: str = "has") -> 
         )
 
 
-def check_png(path: Path) -> None:
-    """Check every checksum of a PNG file; Pillow skips those of the pixel data, and what stands behind it.
+def png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG file up to its last, each its kind and its body, with every checksum checked.
 
     Raises:
         BadFile: a checksum is wrong or the file ends early.
@@ -117,6 +117,24 @@ def check_png(path: Path) -> None:
                 raise BadFile(path, "is truncated")
             if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
                 raise BadFile(path, "is damaged (wrong checksum)")
+            yield kind, body
+
+
+def check_png(path: Path) -> bytes:
+    """Check every checksum of a PNG file; Pillow skips those of the pixel data, and what stands behind it.
+
+    Returns:
+        The 13 bytes of its header.
+
+    Raises:
+        BadFile: a checksum is wrong, the file ends early or has no header.
+    """
+    header = b""
+    for kind, body in png_chunks(path):
+        header = header or body * (kind == b"IHDR")
+    if len(header) != 13:
+        raise BadFile(path, "is damaged (no header)")
+    return header
 
 
 def _reason(error: Exception, head: bytes) -> str:

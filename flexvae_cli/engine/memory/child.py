@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal, cast
 
-from flexvae_cli.errors import FlexVAEError, Problem
+from flexvae_cli.errors import ERRORS, FlexVAEError, Problem
 
 PROGRAM = "flexvae_cli.engine.memory.trial"
 TIME_LIMIT = 600.0  # seconds for a trial
@@ -101,8 +101,7 @@ def _judged(batch: int, ended: int | None, facts: dict[str, Any], stderr: str) -
     cause = RuntimeError(stderr)
     if "problems" in facts:
         problems = [Problem(**{**p, "span": p["span"] and tuple(p["span"])}) for p in facts["problems"]]
-        kind = next((k for k in FlexVAEError.__subclasses__() if k.code == facts["code"]), FlexVAEError)
-        raise kind(*problems) from cause
+        raise ERRORS.get(facts["code"], FlexVAEError)(*problems) from cause
     if ended is None:
         facts.setdefault("outcome", "time")
     elif ended == -signal.SIGKILL:

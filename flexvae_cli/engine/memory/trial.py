@@ -21,20 +21,13 @@ from torch.profiler import ProfilerActivity, profile
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
-from flexvae_cli.engine.device import choose_device, keep_freed_memory
+from flexvae_cli.engine.device import choose_device, is_out_of_memory, keep_freed_memory
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.memory.machine import available_memory, prefer_as_victim, process_memory, watched
 from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
 from flexvae_cli.engine.step import training_step
 from flexvae_cli.errors import FlexVAEError, UsageError
 from flexvae_cli.plan import Plan, make_plan
-
-OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain RuntimeError
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 
 
 class Workload:
@@ -120,13 +113,6 @@ def _measure_cuda(plan: Plan, request: dict[str, Any], device: torch.device, fac
 def _give_up(facts: TextIO) -> None:
     tell(facts, outcome="memory")
     os._exit(0)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, and nothing else."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def tell(facts: TextIO, **values: Any) -> None:
