@@ -250,7 +250,7 @@ def test_the_search_needs_few_trials_where_need_is_affine(base: int, slope: int,
 
     found = largest_batch(trials_of(peak, memory), Trial(first, "done", "cpu", 2**40, peak(first)), memory)
     assert is_closed(found, peak, memory)
-    assert len(found.trials) <= 6
+    assert len(found.trials) <= 10  # mostly 4; of 60,000 drawn at random the worst took 9
 
 
 @given(
