@@ -17,8 +17,8 @@ import pytest
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables are then cut to its width
 
-hypothesis.settings.register_profile("ordinary", derandomize=True)  # a test that passed once passes again
-hypothesis.settings.register_profile("nightly", max_examples=2000)
+hypothesis.settings.register_profile("ordinary", derandomize=True, deadline=None)  # once passed, passes again
+hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("nightly" if os.environ.get("FLEXVAE_NIGHTLY") == "1" else "ordinary")
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
