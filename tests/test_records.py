@@ -28,6 +28,9 @@ EVENTS: list[Event] = [
 @pytest.fixture
 def run(tmp_path) -> Iterator[RunDirectory]:
     with RunDirectory(tmp_path / "run") as held:
+        held.write_config(
+            {}
+        )  # else it is no run yet, and goes at the end: under a writer that a test keeps from closing
         yield held
 
 
