@@ -7,15 +7,15 @@ READY = $(VENV)/.flexvae-ready
 DEMO = demo
 WORKERS ?= 2
 
-# Test processes share the cores: threads that spin while they wait would stall each other.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: demo test check lint nightly bench docs pictures clean
 
 demo: $(READY)
 	$(BIN)/flexvae train --config configs/quickstart.toml --set train.run_dir=$(DEMO)/run --resume
 	$(BIN)/flexvae infer $(DEMO)/run builtin:scenery/val $(DEMO)/reconstructions --overwrite
 	@echo "look at $(DEMO)/reconstructions/sheet.png"
+
+# Test processes share the cores: threads that spin while they wait would stall each other.
+test nightly: export OMP_WAIT_POLICY = PASSIVE
 
 test: $(READY)
 	$(BIN)/pytest -n $(WORKERS)
