@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flexvae_cli.api.checks import Case, Check, Wrong
+from flexvae_cli.api.checks import Case, Check, Wrong, figures
 from flexvae_cli.api.results import Batch, Encoded, Gaussian
 from flexvae_cli.api.trace import text
 
@@ -34,18 +34,6 @@ def _encoded(case: Case, encoded: Encoded) -> Wrong:
     for name, part in {"own loss": encoded.loss, **encoded.stats}.items():
         if part is not None and part.dim():
             yield f"its {name} has the shape {text(tuple(part.shape))}, and is no scalar"
-
-
-def _rule(case: Case) -> Wrong:
-    rule = case.spec.rule(case.values)
-    if rule is None:
-        return
-    step = rule(case.example.takes)
-    if step.shape != case.example.gives:
-        yield f"the trace rule says {text(step.shape)}, the example {text(case.example.gives)}"
-    trainable = sum(p.numel() for p in case.module().parameters() if p.requires_grad)
-    if step.parameters != trainable:
-        yield f"the trace rule says {step.parameters:,} parameters, the module has {trainable:,}"
 
 
 def _gradient(case: Case) -> Wrong:
@@ -94,7 +82,7 @@ def _sample(case: Case) -> Wrong:
 
 BOTTLENECK_CHECKS: dict[str, Check] = {
     "result": _result,
-    "trace rule": _rule,
+    "trace rule": figures,
     "gradient": _gradient,
     "evaluation": _evaluation,
     "sample": _sample,

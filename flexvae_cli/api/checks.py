@@ -156,7 +156,8 @@ def _meta(case: Case) -> Wrong:
         yield f"on the meta device it gives {text(tuple(y.shape[1:]))} on {y.device}"
 
 
-def _rule(case: Case) -> Wrong:
+def figures(case: Case) -> Wrong:
+    """Shape and parameters by the trace rule, against the example and the module."""
     rule = case.spec.rule(case.values)
     if rule is None:
         return
@@ -166,7 +167,13 @@ def _rule(case: Case) -> Wrong:
     trainable = sum(p.numel() for p in case.module().parameters() if p.requires_grad)
     if step.parameters != trainable:
         yield f"the trace rule says {step.parameters:,} parameters, the module has {trainable:,}"
-    if not step.reach.everywhere and not step.reach.statistics:
+
+
+def _rule(case: Case) -> Wrong:
+    yield from figures(case)
+    rule = case.spec.rule(case.values)
+    step = rule(case.example.takes) if rule else None
+    if step is not None and not step.reach.everywhere and not step.reach.statistics:
         yield from _reach(case, step)
 
 
