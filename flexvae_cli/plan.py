@@ -7,29 +7,18 @@ from pathlib import Path
 
 from flexvae_cli import plugins
 from flexvae_cli.assets import BUILTIN_SOURCES
-from flexvae_cli.codes import Bound
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.errors import DataError, ModelError, Problem, UsageError, did_you_mean
 from flexvae_cli.fallback import meta_fallback
 from flexvae_cli.net import Net, make_net
+from flexvae_cli.objective import Term, terms_of
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registry
-from flexvae_cli.structure import Structure, bind_code, read_structure
+from flexvae_cli.structure import Structure, read_structure
 from flexvae_cli.tracing import Fallback, Trace
 
-SSIM_WINDOW = 11
 MOST_PARAMETERS = 1_000_000_000
-LOSSES_OF_OTHER_KEYS = {"kld": "loss.kld_weight", "ssim": "loss.ssim_metrics", "sparse": "loss.sparse_metrics"}
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of the total loss: `weight * loss`."""
-
-    name: str
-    bound: Bound
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ def make_plan(config: Config) -> Plan:
     registry = plugins.installed().registry.preferring(settings.plugins.prefer)
     problems: list[Problem] = []
     net = net_of(config, registry, meta_fallback(), problems)
-    terms = _terms(settings, registry, net, problems)
+    terms = terms_of(settings.loss, settings.data.input, registry, net, problems)
     problems += _data_problems(settings)
     traces = None
     if net is not None:
@@ -124,31 +113,6 @@ def net_of(config: Config, registry: Registry, fallback: Fallback | None, proble
     except UsageError as error:
         problems += error.problems
         return None
-
-
-def _terms(settings: Settings, registry: Registry, net: Net | None, problems: list[Problem]) -> tuple[Term, ...]:
-    """The seed's formula: alpha * reconstruction + kld_weight * KLD + ssim * beta * (1 - SSIM) + sparse."""
-    loss = settings.loss
-    wanted = [("reconstruction", loss.reconstruction, loss.alpha)]
-    if net is None or net.bottleneck.spec.name == "KL":
-        wanted.append(("kld", "kld", loss.kld_weight))
-    elif "kld_weight" in loss.model_fields_set and loss.kld_weight:
-        problems.append(Problem(f"loss.kld_weight wants a KL bottleneck; this one is {net.bottleneck.code}"))
-    if loss.ssim_metrics:
-        wanted.append(("ssim", "ssim", loss.beta))
-        if min(settings.data.input[1:]) < SSIM_WINDOW:
-            problems.append(Problem(f"loss.ssim_metrics wants sides of at least {SSIM_WINDOW} pixels in data.input"))
-    if loss.sparse_metrics:
-        wanted.append(("sparse", "sparse", 1.0))
-    terms = []
-    for name, code, weight in wanted:
-        bound = bind_code(code, "loss", registry, f"loss.{name}", problems, {})
-        if bound is None:
-            continue
-        terms.append(Term(name, bound, weight))
-        if name == "reconstruction" and (key := LOSSES_OF_OTHER_KEYS.get(bound.spec.name)) is not None:
-            problems.append(Problem(f"'{code}' does not compare samples; it has {key}", "loss.reconstruction"))
-    return tuple(terms)
 
 
 def _data_problems(settings: Settings) -> list[Problem]:

@@ -9,7 +9,7 @@ import torch
 
 from flexvae_cli.api import Batch, Encoded, Gaussian
 from flexvae_cli.engine.losses.total import TotalLoss
-from flexvae_cli.plan import Term
+from flexvae_cli.objective import Term
 from flexvae_cli.plugins import installed
 from flexvae_cli.structure import bind_code
 

@@ -14,7 +14,7 @@ from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors, rest
 from flexvae_cli.engine.step import training_step
 from flexvae_cli.errors import ModelError
 from flexvae_cli.net import make_net
-from flexvae_cli.plan import Term
+from flexvae_cli.objective import Term
 from flexvae_cli.plugins import installed
 from flexvae_cli.structure import bind_code, parse_structure
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from flexvae_cli.config.layers import read_files, read_overrides, user_expanded
 from flexvae_cli.config.locate import KeyPath
 from flexvae_cli.config.problems import problems
-from flexvae_cli.config.settings import RelativePath, Settings
+from flexvae_cli.config.settings import RelativePath, Settings, table_in
 from flexvae_cli.errors import UsageError
 
 DEFAULT_NAME = "flexvae.toml"
@@ -107,8 +107,11 @@ def with_absolute_paths(values: Mapping[str, Any], table: type[BaseModel], folde
     result = dict(values)
     for key, field in table.model_fields.items():
         value, annotation = values.get(key), field.annotation
-        if isinstance(value, dict) and isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            result[key] = with_absolute_paths(value, annotation, folder)
+        inner = table_in(annotation)
+        if isinstance(value, dict) and inner is not None:
+            result[key] = with_absolute_paths(value, inner, folder)
+        elif isinstance(value, list) and inner is not None:
+            result[key] = [with_absolute_paths(v, inner, folder) if isinstance(v, dict) else v for v in value]
         elif isinstance(value, str) and (
             _is_path(annotation) or any(isinstance(m, RelativePath) for m in field.metadata)
         ):

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import date, time
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
 from flexvae_cli.config.locate import KeyPath
-from flexvae_cli.config.settings import Settings
+from flexvae_cli.config.settings import Settings, table_in
 from flexvae_cli.errors import Problem, did_you_mean, listed, nearest
 
 if TYPE_CHECKING:
@@ -114,21 +114,15 @@ def _table_at(path: KeyPath) -> type[BaseModel]:
     table: type[BaseModel] = Settings
     for part in path:
         if isinstance(part, str) and part in table.model_fields:
-            table = _table_in(table.model_fields[part].annotation) or Settings
+            table = table_in(table.model_fields[part].annotation) or Settings
     return table
-
-
-def _table_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((t for t in map(_table_in, get_args(annotation)) if t), None)
 
 
 def _missing(path: KeyPath, where: str) -> list[Problem]:
     """A missing key, or all the keys that a missing table must have."""
     *table, name = path
     field = _table_at(tuple(table)).model_fields[str(name)]
-    inner = _table_in(field.annotation)
+    inner = table_in(field.annotation)
     if inner is None:
         return [Problem(f"[{dotted(tuple(table))}] needs {name} ({field.description})", where=where)]
     needed = [key for key, f in inner.model_fields.items() if f.is_required()]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flexvae_cli.config.layers import MAX_CHAIN
-from flexvae_cli.config.settings import RelativePath, Settings, parse_bytes, parse_shape
+from flexvae_cli.config.settings import LossChanges, RelativePath, Settings, parse_bytes, parse_shape, table_in
 from flexvae_cli.config.toml_writer import to_toml
 from flexvae_cli.errors import listed
 
@@ -56,10 +56,29 @@ def reference() -> str:
 
 def _sections() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
-        table = field.annotation
-        if isinstance(table, type) and issubclass(table, BaseModel):
-            rows = "\n".join(_row(key, f) for key, f in table.model_fields.items())
-            yield f"## [{name}]\n\n{table.__doc__}\n\n{COLUMNS}\n{rows}\n"
+        yield from _section(name, field)
+
+
+def _section(name: str, field: FieldInfo) -> Iterator[str]:
+    """A table, then the tables inside it."""
+    table = table_in(field.annotation)
+    if table is None:
+        return
+    many = get_origin(_plain(field.annotation)) is tuple
+    inner = {key: f for key, f in table.model_fields.items() if table_in(f.annotation) and not _is_changes(f)}
+    rows = "\n".join(_row(key, f) for key, f in table.model_fields.items() if key not in inner)
+    title = f"[[{name}]]" if many else f"[{name}]"
+    yield f"## {title}\n\n{table.__doc__}\n\n{COLUMNS}\n{rows}\n"
+    for key, f in inner.items():
+        yield from _section(f"{name}.{key}", f)
+
+
+def _plain(annotation: Any) -> Any:
+    return annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+
+
+def _is_changes(field: FieldInfo) -> bool:
+    return field.annotation is LossChanges
 
 
 def _row(key: str, field: FieldInfo) -> str:
@@ -71,7 +90,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
     default = list(field.default) if isinstance(field.default, tuple) else field.default
-    if default is None or default == {}:
+    if default is None or default == {} or isinstance(default, BaseModel):
         return ""
     return f"`{to_toml({'x': default}).removeprefix('x = ').strip()}`"
 
@@ -93,6 +112,10 @@ def kind(annotation: Any, metadata: Any = ()) -> str:
         return "path"
     if origin is Literal:
         return listed(inner, "`")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    if origin is tuple and inner[-1] is Ellipsis:
+        return f"list of {kind(inner[0])}"
     if origin is tuple:
         return f"list of {len(inner)}: {kind(inner[0])}"
     if origin is dict:

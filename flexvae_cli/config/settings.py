@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    Strict,
+    model_serializer,
+    model_validator,
+)
 
 
 class RelativePath:
@@ -55,6 +66,8 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Patterns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 
 
 class Table(BaseModel):
@@ -99,10 +112,26 @@ class DataTable(Table):
     )
     exif: bool = Field(True, description="turn photographs upright by their EXIF orientation")
     max_pixels: Positive = Field(64_000_000, description="larger images are refused from their header, before decoding")
+    timeout: Positive = Field(
+        120, description="seconds without a batch after which the reading processes count as hung"
+    )
     workers: NonNegative = Field(2, description="processes that read and decode; 0 reads in the training process")
     cache: Bytes = Field(
         "256MiB", description="decoded images kept in memory, per reading process", validate_default=True
     )
+
+
+class TermTable(Table):
+    """One more term of the loss; every further key is a parameter of that loss, as `flexvae losses` lists them."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    name: str = Field(description="name of the loss: `charbonnier`, `ms-ssim`, `lpips`, or one that a plugin brings")
+    weight: Weight = Field(1.0, description="factor on the term")
+    start: NonNegative = Field(0, description="the step from which the term counts")
+    warmup: NonNegative = Field(0, description="steps over which its weight rises from 0, linearly, from `start` on")
+    weights: AnyPath | None = Field(None, description="file of trained weights, for the losses that need one")
 
 
 class LossTable(Table):
@@ -113,34 +142,114 @@ class LossTable(Table):
     kld_weight: Weight = Field(
         1e-6, description="weight of the KL divergence (summed over a sample's latent, mean over samples)"
     )
+    kld_schedule: Literal["constant", "linear", "cyclical"] = Field(
+        "constant",
+        description="`linear` raises the KL weight from 0 over `kld_warmup_steps`; `cyclical` does so anew in every "
+        "`kld_cycle_steps`",
+    )
+    kld_warmup_steps: NonNegative = Field(0, description="steps until the KL weight is reached")
+    kld_cycle_steps: NonNegative = Field(0, description="`cyclical`: steps of a cycle")
+    free_bits: Weight = Field(
+        0.0, description="nats per latent element below which a latent channel's KL is not pushed further down"
+    )
+    kld_target: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="rate to hold, in nats per latent element: a controller moves the KL weight from `kld_weight`"
+    )
+    quantizer_weight: Weight = Field(1.0, description="weight of the quantizers' own losses")
     ssim_metrics: bool = Field(False, description="switches the SSIM term on")
     beta: Weight = Field(0.5, description="weight of the SSIM term")
     sparse_metrics: bool = Field(False, description="switches the sparse term on: mean absolute value of the latent")
+    term: Annotated[tuple[TermTable, ...], Field(strict=False)] = Field((), description="more terms, see below")
+
+
+class LossChanges(LossTable):
+    """The keys of `[loss]` that a phase changes; the others stay as they are."""
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+
+
+class GroupTable(Table):
+    """Parameters that are treated in their own way; of several groups that match, the first counts."""
+
+    match: Patterns = Field(description="patterns of parameter names, as in `encoder.*` or `*.bias`")
+    lr_factor: Weight = Field(1.0, description="factor on the learning rate")
+    weight_decay: Weight | None = Field(None, description="instead of the optimizer's")
 
 
 class OptimizerTable(Table):
-    """AdamW and gradient clipping."""
+    """The optimizer and gradient clipping."""
 
-    name: Literal["adamw"] = Field("adamw", description="the optimizer")
+    name: Literal["adamw", "adam", "sgd", "adafactor", "nadam", "radam", "rmsprop"] = Field(
+        "adamw", description="the optimizer, as torch ships it"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(4e-4, description="learning rate after warm-up")
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = Field(
         (0.9, 0.999), description="decay of the running means of gradient and squared gradient"
     )
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the denominator")
-    weight_decay: Weight = Field(0.01, description="decoupled weight decay")
+    momentum: Decay = Field(0.0, description="`sgd` and `rmsprop`: momentum; with `sgd` in Nesterov's form")
+    weight_decay: Weight = Field(0.01, description="weight decay; decoupled from the gradient with `adamw`")
+    decay_norms_and_biases: bool = Field(False, description="whether parameters of one axis decay as well")
     clip_norm: Weight = Field(1.0, description="largest norm of the whole gradient; 0 switches clipping off")
+    group: Annotated[tuple[GroupTable, ...], Field(strict=False)] = Field((), description="exceptions, see below")
+
+
+class DiscriminatorOptimizerTable(OptimizerTable):
+    """The discriminator's own optimizer; the schedule is the one of `[schedule]`."""
+
+    lr: Annotated[float, Field(gt=0)] = Field(2e-4, description="learning rate after warm-up")
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = Field(
+        (0.5, 0.9), description="decay of the running means of gradient and squared gradient"
+    )
+    weight_decay: Weight = Field(0.0, description="weight decay; decoupled from the gradient with `adamw`")
+
+
+class AdversarialTable(Table):
+    """Adversarial training: a discriminator learns to tell reconstructions from samples, the autoencoder to pass."""
+
+    discriminator: AnyPath = Field(description="structure file of the discriminator; its output is a map of logits")
+    loss: Literal["hinge", "non-saturating", "least-squares"] = Field("hinge", description="the adversarial loss")
+    weight: Weight = Field(0.5, description="weight of the autoencoder's adversarial loss")
+    adaptive: bool = Field(
+        True,
+        description="multiplies the weight by the ratio of the gradient norms of the other losses and of the "
+        "adversarial one at the decoder's last layer",
+    )
+    max_weight: Annotated[float, Field(gt=0)] = Field(1e4, description="`adaptive`: largest ratio")
+    start: NonNegative = Field(0, description="the step from which discriminator and adversarial loss take part")
+    r1: Weight = Field(
+        0.0, description="weight of the R1 penalty: squared gradient norm of the discriminator at samples"
+    )
+    r1_every: Positive = Field(16, description="steps between R1 penalties, each weighted by so many")
+    lecam: Weight = Field(0.0, description="weight of the LeCam regularization")
+    optimizer: DiscriminatorOptimizerTable = DiscriminatorOptimizerTable()
 
 
 class ScheduleTable(Table):
     """The learning rate over the steps."""
 
-    name: Literal["constant", "cosine", "step"] = Field("cosine", description="shape of the schedule after warm-up")
+    name: Literal["constant", "cosine", "step", "one-cycle", "plateau"] = Field(
+        "cosine", description="shape of the schedule after warm-up"
+    )
     warmup_steps: NonNegative = Field(0, description="steps of linear warm-up from 0")
     step_size: Positive = Field(1000, description="`step`: the rate is multiplied by `gamma` every so many steps")
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="`step`: the factor")
-    final: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="`cosine`: the last rate, as a fraction of `lr`"
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="`step` and `plateau`: the factor")
+    final: Fraction = Field(0.0, description="`cosine` and `one-cycle`: the last rate, as a fraction of `lr`")
+    initial: Fraction = Field(0.04, description="`one-cycle`: the first rate, as a fraction of `lr`")
+    peak: Fraction = Field(0.3, description="`one-cycle`: where `lr` is reached, as a fraction of the steps")
+    patience: NonNegative = Field(
+        5, description="`plateau`: validations without a lower validation loss that are waited for"
     )
+    threshold: Fraction = Field(1e-3, description="`plateau`: the part by which the loss must fall to count as lower")
+
+
+class EmaTable(Table):
+    """A running mean of the weights; validation, previews and everything that reads the model use it."""
+
+    decay: Decay = Field(0.0, description="decay per optimizer step, such as 0.999; 0 switches the mean off")
+    warmup: bool = Field(True, description="whether the decay rises as (1 + steps) / (10 + steps) until it is reached")
 
 
 class TrainTable(Table):
@@ -149,19 +258,52 @@ class TrainTable(Table):
     run_dir: AnyPath = Field(description="where the run is kept: checkpoints, metrics, previews, log")
     max_steps: Positive | None = Field(None, description="optimizer steps to take; give this or `epochs`")
     epochs: Positive | None = Field(None, description="passes over the training source; give this or `max_steps`")
-    batch_size: Positive = Field(8, description="samples per optimizer step")
+    batch_size: Positive = Field(8, description="samples per optimizer step, over all processes")
     accumulate: Positive = Field(1, description="micro-batches that a step is cut into, to save memory")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = Field(
         "auto",
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
         description="`auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`",
     )
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of the nets' arithmetic; weights, optimizer and losses stay in fp32. `auto` is bf16 on a GPU that "
+        "has it, else fp32",
+    )
+    norm_dtype: Literal["fp32", "input"] = Field(
+        "fp32",
+        description="under bf16 and fp16: what normalization layers and the activations behind them compute and keep; "
+        "`input` saves memory",
+    )
+    layout: Literal["auto", "contiguous", "channels-last"] = Field(
+        "auto", description="memory layout of the nets; `auto` is channels-last on a GPU under bf16 and fp16"
+    )
+    activation_checkpointing: Literal["off", "blocks"] | Patterns = Field(
+        "off",
+        description="recomputes activations in the backward pass instead of keeping them: `blocks` (every entry that "
+        "has parts), or a list of entries, as in `encoder.0`",
+    )
+    compile: bool = Field(False, description="compiles encoder and decoder with torch.compile")
+    deterministic: bool = Field(
+        False, description="only deterministic algorithms, for bit-identity on a GPU; slower there, no change on a CPU"
+    )
+    freeze: Patterns = Field((), description="patterns of parameters that are not trained, as in `encoder.*`")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="all randomness follows from it")
     log_every: Positive = Field(10, description="steps between lines of the log")
     validate_every: Positive = Field(500, description="steps between validations")
     preview_every: NonNegative = Field(500, description="steps between preview pictures; 0 switches them off")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints; the last step is always saved")
+    checkpoint_minutes: Weight = Field(
+        0.0, description="minutes after which a checkpoint is written whatever the step; 0 switches that off"
+    )
     keep_last: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept, the newest ones")
+    keep_best: Literal["off", "psnr", "ssim", "loss"] = Field(
+        "off", description="also keeps the checkpoint whose validation was best in this, and links `best` to it"
+    )
+    disk_full_wait: Weight = Field(
+        600.0,
+        description="seconds that a checkpoint waits for room on a full disk, before the run ends with exit code 5",
+    )
     allocator: Literal["keep", "system"] = Field(
         "keep",
         description="`keep` holds on to freed memory (faster on Linux, 10 to 20 % more memory), `system` returns it",
@@ -176,6 +318,15 @@ class TrainTable(Table):
                 f"cannot accumulate {self.accumulate} parts of a batch of {self.batch_size}; use at most batch_size"
             )
         return self
+
+
+class PhaseTable(Table):
+    """A change in the course of a run, from a step on; what a phase does not name stays as it was before."""
+
+    start: Positive = Field(description="the step from which it holds")
+    freeze: Patterns | None = Field(None, description="instead of `train.freeze`")
+    input: Shape | None = Field(None, description="instead of `data.input`")
+    loss: LossChanges = Field(LossChanges(), description="keys of `[loss]`, as in `loss = { alpha = 2.0 }`")
 
 
 class InferTable(Table):
@@ -214,10 +365,20 @@ class Settings(Table):
     model: ModelTable
     data: DataTable
     loss: LossTable = LossTable()
+    adversarial: AdversarialTable | None = None
     optimizer: OptimizerTable = OptimizerTable()
     schedule: ScheduleTable = ScheduleTable()
+    ema: EmaTable = EmaTable()
     train: TrainTable
+    phase: Annotated[tuple[PhaseTable, ...], Field(strict=False)] = ()
     infer: InferTable = InferTable()
     encode: EncodeTable = EncodeTable()
     mem: MemTable = MemTable()
     plugins: PluginsTable = PluginsTable()
+
+
+def table_in(annotation: object) -> type[BaseModel] | None:
+    """The class of the table, or of the tables in the list, that a key of this type holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((t for t in map(table_in, get_args(annotation)) if t), None)

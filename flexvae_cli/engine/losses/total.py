@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flexvae_cli.api import Batch
-from flexvae_cli.plan import Term
+from flexvae_cli.objective import Term
 
 
 class TotalLoss:
