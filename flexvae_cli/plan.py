@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexvae_cli import plugins
+from flexvae_cli.adversary import AdversaryPlan, adversary_of
 from flexvae_cli.assets import BUILTIN_SOURCES
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
@@ -22,13 +23,33 @@ MOST_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What holds from a step on.
+
+    Attributes:
+        start: the first step.
+        terms: the loss, term by term; the first is the reconstruction.
+        freeze: patterns of parameters that are not trained.
+        shape: a training sample, (c, *space).
+        where: what messages call it.
+    """
+
+    start: int
+    terms: tuple[Term, ...]
+    freeze: tuple[str, ...]
+    shape: tuple[int, ...]
+    where: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run does.
 
     Attributes:
         net: the autoencoder.
-        encoder, bottleneck, decoder: its traces at the training shape.
-        terms: the loss, term by term; the first is the reconstruction.
+        encoder, bottleneck, decoder: its traces at the shape of `data.input`.
+        phases: what changes in the course of the run; the first starts at step 0.
+        adversary: the discriminator, where training is adversarial.
     """
 
     settings: Settings
@@ -36,7 +57,17 @@ class Plan:
     encoder: Trace
     bottleneck: Trace
     decoder: Trace
-    terms: tuple[Term, ...]
+    phases: tuple[Phase, ...]
+    adversary: AdversaryPlan | None = None
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The loss at the start of the run."""
+        return self.phases[0].terms
+
+    def phase_at(self, step: int) -> Phase:
+        """What holds at a step."""
+        return next(phase for phase in reversed(self.phases) if phase.start <= step)
 
     @property
     def parameters(self) -> int:
@@ -45,7 +76,7 @@ class Plan:
     @property
     def output(self) -> str:
         """What the decoder gives: `samples` in [-1, 1], or `logits`."""
-        return "logits" if self.terms[0].bound.spec.name == "bce" else "samples"
+        return _output(self.terms)
 
 
 def make_plan(config: Config) -> Plan:
@@ -60,7 +91,9 @@ def make_plan(config: Config) -> Plan:
     registry = plugins.installed().registry.preferring(settings.plugins.prefer)
     problems: list[Problem] = []
     net = net_of(config, registry, meta_fallback(), problems)
-    terms = terms_of(settings.loss, settings.data.input, registry, net, problems)
+    phases = _phases(settings, registry, net, problems)
+    shapes = [phase.shape for phase in phases if len(phase.shape) == len(settings.data.input)]
+    adversary = adversary_of(settings.adversarial, shapes, registry, meta_fallback(), problems)
     problems += _data_problems(settings)
     traces = None
     if net is not None:
@@ -70,9 +103,13 @@ def make_plan(config: Config) -> Plan:
             problems += error.problems
     if net is None or traces is None or problems:
         raise UsageError(*problems)
-    plan = Plan(settings, net, *traces, terms=terms)
-    if plan.parameters > MOST_PARAMETERS:
-        raise UsageError(f"the net has {plan.parameters:,} parameters; the most is {MOST_PARAMETERS:,}")
+    plan = Plan(settings, net, *traces, phases=phases, adversary=adversary)
+    sizes = {"net": plan.parameters, "discriminator": adversary.parameters if adversary else 0}
+    too_large = [(what, count) for what, count in sizes.items() if count > MOST_PARAMETERS]
+    if too_large:
+        raise UsageError(
+            *(f"the {what} has {count:,} parameters; the most is {MOST_PARAMETERS:,}" for what, count in too_large)
+        )
     return plan
 
 
@@ -113,6 +150,46 @@ def net_of(config: Config, registry: Registry, fallback: Fallback | None, proble
     except UsageError as error:
         problems += error.problems
         return None
+
+
+def _phases(settings: Settings, registry: Registry, net: Net | None, problems: list[Problem]) -> tuple[Phase, ...]:
+    """The start of the run and `[[phase]]`, each with what the ones before it left as it was."""
+    loss, shape = settings.loss, settings.data.input
+    phases = [Phase(0, terms_of(loss, shape, registry, net, problems), settings.train.freeze, shape, "train")]
+    for number, table in enumerate(settings.phase):
+        last, where = phases[-1], f"phase[{number}]"
+        if table.start <= last.start:
+            problems.append(Problem(f"starts at step {table.start}, not behind the one before it", f"{where}.start"))
+        if settings.train.max_steps is not None and table.start >= settings.train.max_steps:
+            problems.append(Problem(f"starts at step {table.start}, behind train.max_steps", f"{where}.start"))
+        loss = loss.model_copy(update={key: getattr(table.loss, key) for key in table.loss.model_fields_set})
+        shape = table.input or last.shape
+        before = len(problems)
+        terms = terms_of(loss, shape, registry, net, problems)
+        if phases[0].terms and terms and _output(terms) != _output(phases[0].terms):
+            problems.append(Problem("a run stays with bce, or without", f"{where}.loss.reconstruction"))
+        problems[before:] = [replace(problem, where=f"{where}.{problem.where}") for problem in problems[before:]]
+        problems += _shape_problems(shape, settings, net, where) if table.input else []
+        phases.append(Phase(table.start, terms, last.freeze if table.freeze is None else table.freeze, shape, where))
+    return tuple(phases)
+
+
+def _output(terms: tuple[Term, ...]) -> str:
+    return "logits" if terms[0].bound.spec.name == "bce" else "samples"
+
+
+def _shape_problems(shape: tuple[int, ...], settings: Settings, net: Net | None, where: str) -> list[Problem]:
+    """What is wrong with the input of a phase."""
+    wanted = settings.data.input
+    if len(shape) != len(wanted) or shape[0] != wanted[0]:
+        like = f"{wanted[0]} channels and {len(wanted) - 1} sizes"
+        return [Problem(f"wants {like}, as data.input has", f"{where}.input")]
+    try:
+        if net is not None:
+            replace(net, shape=shape).checked()
+    except UsageError as error:
+        return [replace(problem, what=f"{problem.what} (at {where}.input)") for problem in error.problems]
+    return []
 
 
 def _data_problems(settings: Settings) -> list[Problem]:

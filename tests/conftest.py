@@ -90,7 +90,7 @@ def make_model() -> Callable[..., Path]:
             "latents": {"mean": [0.5, -0.5], "std": [2.0, 0.5]},
             **description,
         }
-        save_checkpoint(run, 0, weights=weights, model=model, optimizer={}, state={})
+        save_checkpoint(run, 0, weights=weights, model=model, training={}, state={})
         return run
 
     return make

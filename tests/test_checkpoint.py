@@ -33,7 +33,7 @@ from flexvae_cli.errors import Exit, ModelError, ResourceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 MORE = 20 if os.environ.get("FLEXVAE_NIGHTLY") else 1
-NAMES = ("model.safetensors", "model.json", "optimizer.safetensors", "state.json")
+NAMES = ("model.safetensors", "model.json", "training.safetensors", "state.json")
 
 
 def content(step: int) -> dict:
@@ -42,7 +42,7 @@ def content(step: int) -> dict:
     return {
         "weights": weights | {"codebook.count": torch.tensor(step)},
         "model": {"encoder": ["C2d_3_8_3_1_1"], "input": [3, 8, 8]},
-        "optimizer": {"0.exp_avg": torch.randn(8, 4, generator=generator)},
+        "training": {"0.exp_avg": torch.randn(8, 4, generator=generator)},
         "state": {"lr": 1e-4 / (step + 1), "seed": 7, "config": {"train": {"lr": 0.0004}}},
     }
 
@@ -53,7 +53,7 @@ def save(run: Path, step: int, keep_last: int = 2) -> Path:
 
 def same(found: Checkpoint, step: int) -> bool:
     wanted = content(step)
-    tensors = [(found.weights(), wanted["weights"]), (found.optimizer(), wanted["optimizer"])]
+    tensors = [(found.weights(), wanted["weights"]), (found.training(), wanted["training"])]
     return (
         (found.step, found.model, found.state) == (step, wanted["model"], wanted["state"])
         and all(a.keys() == b.keys() for a, b in tensors)
@@ -589,12 +589,12 @@ def test_well_sealed_nonsense_is_refused(run, changes):
 def test_resuming_passes_over_damage_and_puts_it_aside(run):
     save(run, 3, keep_last=3)
     for step in (2, 3):
-        file = run / f"ckpt/step-{step:08d}/optimizer.safetensors"
+        file = run / f"ckpt/step-{step:08d}/training.safetensors"
         file.write_bytes(file.read_bytes()[:-1])
     newest, problems = newest_checkpoint(run)
     assert newest is not None
     assert same(newest, 1)
-    assert [p.where for p in problems] == [str(run / f"ckpt/step-{s:08d}/optimizer.safetensors") for s in (3, 2)]
+    assert [p.where for p in problems] == [str(run / f"ckpt/step-{s:08d}/training.safetensors") for s in (3, 2)]
     assert resume_checkpoint(run) == (newest, problems)
     assert newest_checkpoint(run) == (newest, [])
     save(run, 4)

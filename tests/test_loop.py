@@ -87,7 +87,7 @@ def run(project, *overrides, resume=False, until=None) -> list[Event]:
 def weights(project, run_dir="run"):
     checkpoint, problems = newest_checkpoint(project / run_dir)
     assert not problems
-    return checkpoint.step, {**checkpoint.weights(), **checkpoint.optimizer()}
+    return checkpoint.step, {**checkpoint.weights(), **checkpoint.training()}
 
 
 def same(a, b) -> bool:
@@ -182,7 +182,7 @@ def test_other_images_are_noticed_at_resume(project):
 def test_a_damaged_checkpoint_is_passed_over(project):
     run(project, "train.run_dir=" + str(project / "whole"))
     run(project, until=lambda x: isinstance(x, e.Advanced) and x.step == 9)
-    path = project / "run/ckpt/step-00000008/optimizer.safetensors"
+    path = project / "run/ckpt/step-00000008/training.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     events = run(project, resume=True)
     assert events[0].step == 4

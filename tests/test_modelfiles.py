@@ -58,7 +58,7 @@ def test_find_model_takes_whatever_a_person_points_at(run, where):
 
 
 def test_find_model_needs_the_model_alone_and_tells_what_it_passed_over(run):
-    (run / "ckpt/step-00000002/optimizer.safetensors").unlink()
+    (run / "ckpt/step-00000002/training.safetensors").unlink()
     assert find_model(run).path.name == "step-00000002"
     (run / "ckpt/step-00000002/model.safetensors").write_bytes(b"")
     found = find_model(run)

@@ -57,7 +57,7 @@ def write_evil(path: Path, maker: str, sentinel: Path) -> None:
 
 def save(run: Path, step: int) -> Path:
     tensors = {"weight": torch.full((2,), float(step))}
-    return save_checkpoint(run, step, weights=tensors, model={"encoder": []}, optimizer=tensors, state={})
+    return save_checkpoint(run, step, weights=tensors, model={"encoder": []}, training=tensors, state={})
 
 
 def make_consistent(checkpoint: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_pickle_is_no_model_under_any_name(tmp_path, sentinel, maker, name):
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors"])
 @pytest.mark.parametrize("consistent", [False, True])
 def test_a_pickle_inside_a_checkpoint_is_refused(tmp_path, sentinel, maker, name, consistent):
     save(tmp_path / "run", 1)
@@ -114,7 +114,7 @@ def test_a_pickle_inside_a_checkpoint_is_refused(tmp_path, sentinel, maker, name
     if maker == "protocol 0" and consistent:  # it has no mark of its own; it fails as safetensors
         found = read_checkpoint(path)
         with pytest.raises(ModelError, match="not a readable safetensors file"):
-            found.weights() if name == "model.safetensors" else found.optimizer()
+            found.weights() if name == "model.safetensors" else found.training()
         return
     with pytest.raises(ModelError, match=r"refused|replaced"):
         read_checkpoint(path)
@@ -134,7 +134,7 @@ def test_pickles_beside_the_files_of_a_checkpoint_are_never_opened(tmp_path, sen
     assert newest is not None
     assert problems == []
     newest.weights()
-    newest.optimizer()
+    newest.training()
     export_bundle(tmp_path / "run", tmp_path / "bundle")
     assert sorted(p.name for p in (tmp_path / "bundle").iterdir()) == ["model.json", "model.safetensors"]
 

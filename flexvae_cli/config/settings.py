@@ -244,6 +244,12 @@ class ScheduleTable(Table):
     )
     threshold: Fraction = Field(1e-3, description="`plateau`: the part by which the loss must fall to count as lower")
 
+    @model_validator(mode="after")
+    def _rise(self) -> ScheduleTable:
+        if self.name == "one-cycle" and self.warmup_steps:
+            raise ValueError("has warmup_steps, but one-cycle rises by itself; set initial and peak instead")
+        return self
+
 
 class EmaTable(Table):
     """A running mean of the weights; validation, previews and everything that reads the model use it."""

@@ -2,10 +2,10 @@
 
 A checkpoint is a directory that appears under its name only when all of it is on disk:
 
-    model.safetensors      weights and buffers of the autoencoder
-    model.json             its description, and the sha256 of model.safetensors
-    optimizer.safetensors  tensors that only training needs
-    state.json             the step, what else training needs, the sha256 and size of the other three
+    model.safetensors     weights and buffers of the autoencoder, the running mean where training keeps one
+    model.json            its description, and the sha256 of model.safetensors
+    training.safetensors  tensors that only training needs, as `part.name`, see `parts.py`
+    state.json            the step, what else training needs, the sha256 and size of the other three
 
 The first two alone are a model, see `modelfiles.py`. Either JSON file carries a seal, the sha256 of its own content.
 There is no pointer to the latest checkpoint: it is the one with the highest step in which every sha256 is right.
@@ -14,7 +14,7 @@ There is no pointer to the latest checkpoint: it is the one with the highest ste
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEWEST_KEPT = 2  # the newest checkpoint may yet turn out damaged
-WEIGHTS, MODEL, OPTIMIZER, STATE = "model.safetensors", "model.json", "optimizer.safetensors", "state.json"
+WEIGHTS, MODEL, TRAINING, STATE = "model.safetensors", "model.json", "training.safetensors", "state.json"
 Found = TypeVar("Found")
 
 
@@ -60,9 +60,9 @@ class Checkpoint:
         """Weights and buffers of the autoencoder by name, on the host."""
         return read_tensors(self.path / WEIGHTS)
 
-    def optimizer(self) -> dict[str, Tensor]:
+    def training(self) -> dict[str, Tensor]:
         """The tensors that only training needs by name, on the host."""
-        return read_tensors(self.path / OPTIMIZER)
+        return read_tensors(self.path / TRAINING)
 
 
 def save_checkpoint(
@@ -71,9 +71,10 @@ def save_checkpoint(
     *,
     weights: dict[str, Tensor],
     model: dict[str, Any],
-    optimizer: dict[str, Tensor],
+    training: dict[str, Tensor],
     state: dict[str, Any],
     keep_last: int = FEWEST_KEPT,
+    keep: Collection[int] = (),
 ) -> Path:
     """Writes a checkpoint, publishes it, and only then removes older ones.
 
@@ -85,9 +86,10 @@ def save_checkpoint(
         step: the optimizer steps taken.
         weights: weights and buffers of the autoencoder, on any device.
         model: the model's description, of JSON values.
-        optimizer: tensors that only training needs, on any device.
+        training: tensors that only training needs, on any device.
         state: what else training needs, of JSON values.
         keep_last: checkpoints kept, this one included; never fewer than two.
+        keep: steps whose checkpoints are kept as well.
 
     Returns:
         The directory of the checkpoint.
@@ -99,7 +101,7 @@ def save_checkpoint(
     """
     checkpoints = run_dir / "ckpt"
     final = checkpoints / f"step-{step:08d}"
-    with writing(final, tensor_bytes(weights) + tensor_bytes(optimizer)):
+    with writing(final, tensor_bytes(weights) + tensor_bytes(training)):
         make_directory(checkpoints)
         if _is_whole(final):
             fsync_directory(checkpoints)  # where that failed the first time
@@ -109,12 +111,13 @@ def save_checkpoint(
             with temporary_directory(run_dir / f".tmp-{os.getpid()}-{step}") as temporary:
                 files = {WEIGHTS: write_tensors(temporary / WEIGHTS, weights)}
                 files[MODEL] = write_sealed(temporary / MODEL, model, weights=files[WEIGHTS].sha256)
-                files[OPTIMIZER] = write_tensors(temporary / OPTIMIZER, optimizer)
+                files[TRAINING] = write_tensors(temporary / TRAINING, training)
                 digests = {name: digest._asdict() for name, digest in files.items()}
                 write_sealed(temporary / STATE, state, step=step, files=digests)
                 publish_directory(temporary, final)
         for old in step_directories(checkpoints)[max(keep_last, FEWEST_KEPT) :]:
-            discard_directory(old)
+            if step_of(old) not in keep:
+                discard_directory(old)
     return final
 
 
@@ -134,7 +137,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_sealed(path / STATE)
     step, files = content.get("step"), content.get("files")
-    if type(step) is not int or not isinstance(files, dict) or files.keys() != {WEIGHTS, MODEL, OPTIMIZER}:
+    if type(step) is not int or not isinstance(files, dict) or files.keys() != {WEIGHTS, MODEL, TRAINING}:
         raise ModelError("lacks the step or the list of files", where=str(path / STATE))
     if step_of(path) not in {None, step}:
         raise ModelError(f"says step {step}; the directory was renamed", where=str(path / STATE))

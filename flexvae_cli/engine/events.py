@@ -37,6 +37,14 @@ class BadFileMet:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """The update of step `step`, counted from 1, was skipped: its loss or gradient was not finite."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Advanced:
     """One more step is taken; for progress bars."""
 
@@ -80,4 +88,4 @@ class Finished:
     signal: int = 0
 
 
-Event = Started | Noticed | BadFileMet | Advanced | Logged | Validated | Previewed | Saved | Finished
+Event = Started | Noticed | BadFileMet | Skipped | Advanced | Logged | Validated | Previewed | Saved | Finished

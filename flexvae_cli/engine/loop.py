@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from flexvae_cli import __version__
 from flexvae_cli.engine.build import build_vae
-from flexvae_cli.engine.checkpoint import Checkpoint, resume_checkpoint, save_checkpoint
-from flexvae_cli.engine.data.dataset import Fault
-from flexvae_cli.engine.data.loader import batches, evaluation_batches, training_loader
+from flexvae_cli.engine.checkpoint import Checkpoint, resume_checkpoint
+from flexvae_cli.engine.data.dataset import Fault, MicroBatch
+from flexvae_cli.engine.data.loader import training_batches
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device, keep_freed_memory
 from flexvae_cli.engine.events import (
@@ -32,80 +30,19 @@ from flexvae_cli.engine.events import (
     Validated,
 )
 from flexvae_cli.engine.interrupt import Interrupt
-from flexvae_cli.engine.losses.total import TotalLoss
+from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.meter import Meter
 from flexvae_cli.engine.modelfiles import find_model, require_same_tensors
-from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
+from flexvae_cli.engine.precision import set_determinism
 from flexvae_cli.engine.preview import preview
 from flexvae_cli.engine.randomness import seed_of
-from flexvae_cli.engine.resume import changes, require_same_run, restore, run_state
+from flexvae_cli.engine.resume import changes, require_same_run
 from flexvae_cli.engine.rundir import RunDirectory
-from flexvae_cli.engine.schedule import rate_factor
 from flexvae_cli.engine.source import Source, open_source
-from flexvae_cli.engine.step import training_step
+from flexvae_cli.engine.trainer import Trainer
 from flexvae_cli.engine.vae import VAE
-from flexvae_cli.engine.validation import latent_statistics, validate
 from flexvae_cli.errors import UsageError
 from flexvae_cli.plan import Plan
-
-
-@dataclass
-class Trainer:
-    """Everything that a run holds while it goes on."""
-
-    plan: Plan
-    run: RunDirectory
-    source: Source
-    device: torch.device
-    vae: VAE
-    loss: TotalLoss
-    optimizer: torch.optim.Optimizer
-    sampler: MicroBatches
-
-    @property
-    def max_steps(self) -> int:
-        return self.sampler.max_steps
-
-    def step(self, step: int, micro_batches: list[Tensor]) -> dict[str, Tensor]:
-        """Take one optimizer step; see `training_step`."""
-        settings = self.plan.settings
-        rate = settings.optimizer.lr * rate_factor(step, settings.schedule, self.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.vae.train()
-        return training_step(
-            self.vae,
-            self.loss,
-            self.optimizer,
-            micro_batches,
-            seed=settings.train.seed,
-            step=step,
-            clip_norm=settings.optimizer.clip_norm,
-        )
-
-    def save(self, step: int) -> Path:
-        """Publish a checkpoint of the state after `step` steps."""
-        state = run_state(self.plan, self.source.fingerprint, self.device, self.run.metrics_offset())
-        return save_checkpoint(
-            self.run.path,
-            step,
-            weights=self.vae.state_dict(),
-            model=self.describe(),
-            optimizer=optimizer_tensors(self.optimizer, self.vae),
-            state=state,
-            keep_last=self.plan.settings.train.keep_last,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """`model.json`: all that using the model takes."""
-        data = self.plan.settings.data
-        return {
-            "flexvae": __version__,
-            **self.plan.net.describe(),
-            "output": self.plan.output,
-            "preprocessing": {"background": data.background, "exif": data.exif, "max_pixels": data.max_pixels},
-            "latents": latent_statistics(self.vae, self.source.strip),
-        }
 
 
 @dataclass(frozen=True)
@@ -124,7 +61,8 @@ def gather(plan: Plan) -> Materials:
         DataError: there are no images that can be used.
     """
     settings = plan.settings
-    return Materials(choose_device(settings.train.device), open_source(settings.data, settings.train.seed))
+    shapes = [phase.shape for phase in plan.phases]
+    return Materials(choose_device(settings.train.device), open_source(settings.data, settings.train.seed, shapes))
 
 
 def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool) -> Iterator[Event]:
@@ -149,7 +87,7 @@ def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool) 
         start,
         trainer.max_steps,
         trainer.sampler.steps_per_epoch,
-        str(trainer.device),
+        str(trainer.learner.device),
         plan.parameters,
         len(trainer.source.training),
         trainer.source.held_out,
@@ -174,6 +112,7 @@ def _prepare(
     settings, notices = plan.settings, list[Event]()
     device, source = materials.device, materials.source
     keep_freed_memory(settings.train.allocator)
+    set_determinism(settings.train.deterministic, device)
     checkpoint, damaged = resume_checkpoint(run.path) if resume else (None, [])
     notices += [Noticed(f"passed over a damaged checkpoint: {problem}") for problem in damaged]
     if checkpoint is not None:
@@ -182,18 +121,16 @@ def _prepare(
     vae = build_vae(plan.net, logits=plan.output == "logits")
     if checkpoint is None and settings.model.init is not None:
         notices.append(_start_from(settings.model.init, vae))
-    vae.to(device).train()
-    optimizer = make_optimizer(vae, settings.optimizer)
-    if checkpoint is not None:
-        restore(checkpoint, vae, optimizer)
-        run.rewind_metrics(checkpoint.state.get("metrics_offset", 0))
-        found = changes(plan, checkpoint, source.fingerprint, device)
-        notices += [Noticed(f"not bit-identical to an uninterrupted run from here on: {change}") for change in found]
     sampler = _sampler(plan, len(source.training), checkpoint.step if checkpoint else 0)
     if checkpoint is not None and checkpoint.step > sampler.max_steps:
         what = f"the run is at step {checkpoint.step} already, beyond the {sampler.max_steps} that the config asks for"
         raise UsageError(what, where=str(checkpoint.path), hint="raise train.max_steps or train.epochs")
-    trainer = Trainer(plan, run, source, device, vae, TotalLoss(plan.terms), optimizer, sampler)
+    trainer = Trainer(plan, run, source, Learner(plan, vae.to(device), sampler.max_steps), sampler)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        run.rewind_metrics(checkpoint.state.get("metrics_offset", 0))
+        found = changes(plan, checkpoint, source.fingerprint, device)
+        notices += [Noticed(f"not bit-identical to an uninterrupted run from here on: {change}") for change in found]
     return trainer, checkpoint, notices
 
 
@@ -217,41 +154,59 @@ def _start_from(path: Path, vae: VAE) -> Event:
 
 def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event]:
     """All steps from `start` on, with what is due after each."""
-    train, data = trainer.plan.settings.train, trainer.plan.settings.data
-    on_gpu = trainer.device.type == "cuda"
-    loader = training_loader(trainer.source.training, trainer.sampler, workers=data.workers, pin_memory=on_gpu)
-    stream = batches(loader)
-    meter = Meter()
+    train, learner = trainer.plan.settings.train, trainer.learner
+    stream = _stream(trainer, start)
+    meter, clock = Meter(), time.monotonic()
     told = {fault.name for fault in trainer.source.bad}
     for step in range(start, trainer.max_steps):
         micro_batches, bad = [], list[Fault]()
         with meter.waiting():
             for _ in trainer.sampler.step_sizes(step):
                 micro_batch = next(stream)
-                micro_batches.append(micro_batch.x.to(trainer.device, non_blocking=True))
+                micro_batches.append(learner.prepare(micro_batch.x))
                 bad += micro_batch.bad
         yield from _met(bad, told)
+        yield from map(Noticed, trainer.told_notes())
         with meter.stepping():
-            meter.add(trainer.step(step, micro_batches), sum(len(x) for x in micro_batches))
+            meter.add(learner.step(step, micro_batches), sum(len(x) for x in micro_batches))
         done = step + 1
         yield Advanced(done)
         last = done == trainer.max_steps
         due = partial(_due, done, last or bool(interrupt.signal))
         if due(train.log_every):
-            yield Logged(done, {**meter.read(done), "lr": trainer.optimizer.param_groups[0]["lr"]})
+            means = meter.read()
+            yield from trainer.look(done)
+            yield Logged(done, {**means, "lr": learner.optimization.rate, **learner.numbers()})
+        better = False
         if trainer.source.validation and (last or done % train.validate_every == 0) and not interrupt.signal:
-            images = evaluation_batches(trainer.source.validation, -(-train.batch_size // train.accumulate))
-            found = validate(trainer.vae, trainer.loss, images)
+            found = trainer.validate(done)
             yield from _met(found.bad, told)
             yield Validated(done, found.values)
+            better = trainer.best.saw(done, found.values)
         if train.preview_every and (last or done % train.preview_every == 0) and not interrupt.signal:
-            picture = preview(trainer.vae, trainer.source.strip)
+            with learner.shown() as vae:
+                picture = preview(vae, trainer.source.strip)
             yield Previewed(done, trainer.run.write_preview(f"step-{done:08d}.png", picture))
-        if due(train.checkpoint_every):
-            meter.check(done)
+        late = 0 < train.checkpoint_minutes * 60 <= time.monotonic() - clock
+        if due(train.checkpoint_every) or better or late:
+            yield from trainer.look(done)
             yield Saved(done, trainer.save(done))
+            clock = time.monotonic()
         if interrupt.signal:
             return
+
+
+def _stream(trainer: Trainer, start: int) -> Iterator[MicroBatch]:
+    """The micro-batches from `start` on; where a phase changes the size of the samples, the loader starts anew."""
+    data, on_gpu = trainer.plan.settings.data, trainer.learner.device.type == "cuda"
+    phases = trainer.plan.phases
+    changes = [b.start for a, b in pairwise(phases) if a.shape != b.shape and start < b.start < trainer.max_steps]
+    for begin, end in pairwise([start, *changes, trainer.max_steps]):
+        images = trainer.source.training_at(trainer.plan.phase_at(begin).shape)
+        sampler = replace(trainer.sampler, start_step=begin, max_steps=end)
+        yield from training_batches(
+            images, sampler, workers=data.workers, pin_memory=on_gpu, timeout=data.timeout, tell=trainer.notes.append
+        )
 
 
 def _met(bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from flexvae_cli.errors import DivergedError
+from flexvae_cli.engine.memory.machine import process_memory
 
 
 class Meter:
@@ -20,9 +20,8 @@ class Meter:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._sums: dict[str, Tensor] = {}
-        self._finite: Tensor | None = None
-        self._steps = self._samples = 0
+        self._sums: dict[str, Tensor] = {}  # name -> (sum, count) over the finite steps that have it
+        self._samples = 0
         self._waited = self._stepped = 0.0
 
     @contextmanager
@@ -41,35 +40,37 @@ class Meter:
 
     def add(self, values: dict[str, Tensor], samples: int) -> None:
         """Take in what a step returned; the device is not waited for."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
         finite = torch.isfinite(values["loss"]) & torch.isfinite(values["gradient_norm"])
-        self._finite = finite if self._finite is None else self._finite & finite
-        self._steps += 1
+        for name, value in values.items():
+            # a skipped step has nothing to tell of the others
+            pair = torch.where(finite, torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)]), 0.0)
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
         self._samples += samples
 
-    def check(self, step: int) -> None:
-        """Refuse to go on with numbers that are not finite, so that nothing of them is ever saved.
-
-        Raises:
-            DivergedError: a loss or gradient since the last reset was NaN or infinite.
-        """
-        if self._finite is not None and not bool(self._finite):
-            raise DivergedError(
-                f"training diverged: the loss or its gradient was not finite at step {step} or shortly before",
-                hint="the last checkpoint is sound; try a smaller optimizer.lr or optimizer.clip_norm",
-            )
-
-    def read(self, step: int) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """The means since the last reading, which starts the next one; the device is waited for here and nowhere else.
 
-        Raises:
-            DivergedError: see `check`.
+        A value that no step had, or only steps that were skipped, is left out.
         """
         with self.stepping():  # on a GPU the steps are still being computed
-            means = {name: value.item() / self._steps for name, value in self._sums.items()}
-        self.check(step)
+            pairs = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        means = {name: total / count for name, (total, count) in zip(self._sums, pairs, strict=True) if count}
         seconds = self._waited + self._stepped
         means |= {"images_per_second": self._samples / seconds, "data_wait": self._waited / seconds}
+        means |= {"memory_bytes": taken} if (taken := _most_memory(self._sums.values())) else {}
         self.reset()
         return means
+
+
+def _most_memory(tensors: Iterable[Tensor]) -> int:
+    """Bytes: the most that ever was allocated on the GPU that holds the tensors, else resident of this process.
+
+    0 where the system does not tell.
+    """
+    for tensor in tensors:
+        if tensor.is_cuda:
+            return torch.cuda.max_memory_allocated(tensor.device)
+    try:
+        return process_memory("VmHWM")
+    except OSError:
+        return 0

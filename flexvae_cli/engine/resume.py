@@ -11,21 +11,22 @@ from pydantic import ValidationError
 
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.checkpoint import Checkpoint
-from flexvae_cli.engine.modelfiles import require_same_tensors
-from flexvae_cli.engine.optimizer import restore_optimizer
-from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import ModelError, Problem, UsageError
 from flexvae_cli.plan import Plan
 
 FREE_TABLES = ("infer", "encode", "mem", "plugins")
 FREE_KEYS = (
     "data.cache",
+    "data.timeout",
     "data.workers",
     "model.decoder",  # the structures themselves are compared, not where they lie
     "model.encoder",
     "model.init",  # only a start reads it
+    "train.activation_checkpointing",  # recomputes what it would have kept
     "train.allocator",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.disk_full_wait",
     "train.epochs",
     "train.keep_last",
     "train.log_every",
@@ -108,19 +109,7 @@ def stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _follows_length(plan: Plan) -> bool:
-    return plan.settings.schedule.name == "cosine"
-
-
-def restore(checkpoint: Checkpoint, vae: VAE, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and optimizer state back.
-
-    Raises:
-        ModelError: they do not fit.
-    """
-    weights = checkpoint.weights()
-    require_same_tensors(weights, vae.state_dict(), checkpoint.path)
-    vae.load_state_dict(weights)
-    restore_optimizer(optimizer, vae, checkpoint.optimizer(), checkpoint.path)
+    return plan.settings.schedule.name in ("cosine", "one-cycle")
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

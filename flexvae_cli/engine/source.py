@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import torch
@@ -36,20 +36,35 @@ class Source:
     bad: tuple[Fault, ...]
     fingerprint: str
 
+    def training_at(self, shape: Sequence[int]) -> TrainingImages:
+        """The training samples at another height and width."""
+        channels, height, width = shape
+        images = self.training
+        preparation = replace(images.preparation, shape=(channels, height, width))
+        return TrainingImages(
+            images.items, preparation, seed=images.seed, crop=images.crop, flip=images.flip, cache=images.cache
+        )
+
     @property
     def held_out(self) -> int:
         """The number of images that training does not see."""
         return len(self.validation) if self.validation else 0
 
 
-def open_source(data: DataTable, seed: int) -> Source:
+def open_source(data: DataTable, seed: int, shapes: Sequence[Sequence[int]] = ()) -> Source:
     """List and look at all images of `[data]`.
+
+    Args:
+        data: the table.
+        seed: of the run.
+        shapes: of the samples that phases of the run train on; an image must be large enough for each of them.
 
     Raises:
         DataError: a source is missing, or none of its images can be used.
     """
     preparation = Preparation.of(data)
-    training, bad = _usable(data.source, preparation, "data.source")
+    largest = tuple(max(sizes) for sizes in zip(preparation.shape, *shapes, strict=True))
+    training, bad = _usable(data.source, replace(preparation, shape=largest), "data.source")
     if isinstance(data.validation, str):
         held_out, more = _usable(data.validation, preparation, "data.validation")
         bad += more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from flexvae_cli.api import Batch, Encoded
@@ -25,16 +26,24 @@ class VAE(nn.Module):
         self.logits = logits
 
     def encode(self, x: Tensor) -> Encoded:
-        return self.bottleneck(self.encoder(x))
+        """Under autocast the bottleneck still computes in fp32: an exponential, or a search for the nearest code."""
+        h = self.encoder(x)
+        with torch.autocast(h.device.type, enabled=False):
+            return self.bottleneck(at_least_fp32(h))
 
     def to_samples(self, output: Tensor) -> Tensor:
         """The decoder's output as samples: not clamped, so that a loss has gradients beyond [-1, 1]."""
         return output.sigmoid() * 2 - 1 if self.logits else output
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.to_samples(self.decoder(z))
+        return self.to_samples(at_least_fp32(self.decoder(z)))
 
     def forward(self, x: Tensor) -> Batch:
         encoded = self.encode(x)
-        output = self.decoder(encoded.z)
+        output = at_least_fp32(self.decoder(encoded.z))
         return Batch(x, output, self.to_samples(output), encoded)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision, as autocast leaves it, as fp32; everything else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -42,8 +42,8 @@ def evaluating(vae: VAE) -> Iterator[torch.device]:
         vae.train(was_training)
 
 
-def validate(vae: VAE, loss: TotalLoss, batches: Iterable[MicroBatch]) -> Validation:
-    """Measure `vae` on every image.
+def validate(vae: VAE, loss: TotalLoss, step: int, batches: Iterable[MicroBatch]) -> Validation:
+    """Measure `vae` on every image, with the weights that the terms of the loss have at `step`.
 
     Raises:
         DataError: none of the images can be read any more.
@@ -57,7 +57,7 @@ def validate(vae: VAE, loss: TotalLoss, batches: Iterable[MicroBatch]) -> Valida
             if not len(micro_batch.x):
                 continue
             batch = vae(micro_batch.x.to(device))
-            for name, value in loss(batch).items():
+            for name, value in loss(batch, step).items():
                 sums[name] += value.item() * len(batch.x)
             quality += [scores(x, y) for x, y in zip(batch.x, batch.reconstruction, strict=True)]
     if not quality:

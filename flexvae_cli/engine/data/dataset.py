@@ -139,7 +139,7 @@ class TrainingImages(Dataset[Sample | DataError]):
         self.seed = seed
         self.crop = crop
         self.flip = flip
-        self.room = cache
+        self.cache = self.room = cache
         self.kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

@@ -22,10 +22,8 @@ from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.device import choose_device, is_out_of_memory, keep_freed_memory
-from flexvae_cli.engine.losses.total import TotalLoss
+from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.memory.machine import available_memory, prefer_as_victim, process_memory, watched
-from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
-from flexvae_cli.engine.step import training_step
 from flexvae_cli.errors import FlexVAEError, UsageError
 from flexvae_cli.plan import Plan, make_plan
 
@@ -43,16 +41,13 @@ class Workload:
         self.vae = build_vae(plan.net, logits=plan.output == "logits", device=device).train()
         trained = [p.numel() for p in self.vae.parameters() if p.requires_grad]
         tell(facts, parameters=sum(trained), parameter_tensors=len(trained))
-        self.loss = TotalLoss(plan.terms)
-        self.optimizer = make_optimizer(self.vae, self.settings.optimizer)
+        self.learner = Learner(plan, self.vae, max_steps=3)
         shape = (self.settings.train.accumulate, batch, *plan.net.shape)
         self.samples = torch.rand(shape, device=device).mul_(2).sub_(1)  # (accumulate, b, c, *space) in [-1, 1]
 
     def step(self, step: int) -> None:
         """A training step. All micro-batches are held and two computed: a third would need no more than the second."""
-        seed, clip_norm = self.settings.train.seed, self.settings.optimizer.clip_norm
-        micro_batches = self.samples[:2].unbind()
-        training_step(self.vae, self.loss, self.optimizer, micro_batches, seed=seed, step=step, clip_norm=clip_norm)
+        self.learner.step(step, self.samples[:2].unbind())
 
     def two_steps(self) -> None:
         """The first makes the optimizer's state, the second needs it."""
@@ -61,8 +56,8 @@ class Workload:
 
     def cpu_tensors(self) -> int:
         """Bytes of all tensors at the peak of one more step, as torch's profiler counts them."""
-        self.optimizer.zero_grad(set_to_none=True)
-        held = [*self.vae.state_dict().values(), *optimizer_tensors(self.optimizer, self.vae).values(), self.samples]
+        self.learner.optimization.zero_grad()
+        held = [*self.vae.state_dict().values(), *self.learner.tensors().values(), self.samples]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self.step(2)
         with tempfile.TemporaryDirectory() as folder:

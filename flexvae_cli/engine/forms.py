@@ -1,0 +1,128 @@
+"""The form in which a net computes: layout, what norms compute in, recomputed activations, compiled parts.
+
+None of it changes what the net means or how its `state_dict` looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from flexvae_cli.config.settings import TrainTable
+from flexvae_cli.engine.precision import Precision
+from flexvae_cli.engine.vae import VAE
+from flexvae_cli.errors import Problem, UsageError
+
+NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+)
+
+
+def take_form(vae: VAE, train: TrainTable, precision: Precision) -> torch.memory_format:
+    """Put a net into the form that `[train]` asks for; returns the memory layout that its samples should have.
+
+    Raises:
+        UsageError: an entry of `activation_checkpointing` is not in the net.
+    """
+    _norms(vae, train.norm_dtype, precision)
+    _recompute(vae, train.activation_checkpointing)
+    layout = _layout(vae, train.layout, precision)
+    if train.compile:
+        vae.encoder.compile()
+        vae.decoder.compile()
+    return layout
+
+
+def _layout(vae: VAE, wanted: str, precision: Precision) -> torch.memory_format:
+    gains = precision.device.type == "cuda" and precision.dtype is not None
+    if wanted == "contiguous" or (wanted == "auto" and not gains):
+        return torch.contiguous_format
+    if any(p.dim() in (3, 5) for p in vae.parameters()):
+        if wanted == "auto":
+            return torch.contiguous_format
+        raise UsageError("channels-last is a layout of images; this net has other axes", "train.layout")
+    vae.to(memory_format=torch.channels_last)
+    return torch.channels_last
+
+
+def _norms(vae: VAE, wanted: str, precision: Precision) -> None:
+    """Let normalization layers compute in fp32, or in what comes in: under autocast it depends on the device else."""
+    if precision.dtype is None:
+        return
+    for module in vae.modules():
+        if isinstance(module, NORMS):
+            form = _norm_in_fp32 if wanted == "fp32" else _norm_in_input_dtype
+            module.forward = partial(form, module, module.forward)  # type: ignore[method-assign]
+
+
+def _norm_in_fp32(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # noqa: ARG001
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())
+
+
+def _norm_in_input_dtype(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The statistics are fp32 inside torch's kernels; input, output and what is kept for backward are in x's type."""
+    with torch.autocast(x.device.type, enabled=False):
+        if isinstance(module, nn.GroupNorm):
+            weight, bias = _as(module.weight, x), _as(module.bias, x)
+            return nn.functional.group_norm(x, module.num_groups, weight, bias, module.eps)
+        if isinstance(module, nn.LayerNorm):
+            weight, bias = _as(module.weight, x), _as(module.bias, x)
+            return nn.functional.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+        if isinstance(module, nn.RMSNorm):
+            return nn.functional.rms_norm(x, module.normalized_shape, _as(module.weight, x), module.eps)
+        return forward(x)  # the others take half inputs beside fp32 weights as they are
+
+
+def _as(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if parameter is None else parameter.to(x.dtype)
+
+
+def _recompute(vae: VAE, wanted: str | tuple[str, ...]) -> None:
+    if wanted == "off":
+        return
+    entries = {f"{side}.{key}": m for side in ("encoder", "decoder") for key, m in getattr(vae, side).named_children()}
+    chosen = (
+        [key for key, m in entries.items() if next(m.children(), None) is not None] if wanted == "blocks" else wanted
+    )
+    unknown = [key for key in chosen if key not in entries]
+    if unknown:
+        hint = f"entries are {next(iter(entries))} to {list(entries)[-1]}"
+        where = "train.activation_checkpointing"
+        raise UsageError(*(Problem(f"the net has no entry '{key}'", where, hint=hint) for key in unknown))
+    for key in chosen:
+        entries[key].forward = _recomputing(entries[key])
+
+
+def _recomputing(module: nn.Module) -> Callable[..., Any]:
+    forward = module.forward
+
+    @wraps(forward)
+    def recomputed(x: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(x)
+        return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _unchanged(module)))
+
+    return recomputed
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """The second forward pass must not count for running statistics: they were updated in the first."""
+    buffers = list(module.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
