@@ -32,9 +32,12 @@ def files_of(name: str) -> list[Path]:
         raise UsageError(f"no config '{name}' ships with FlexVAE{did_you_mean(name, known)}", hint=f"there is {there}")
     folder = Path(os.path.realpath(shipped_configs()))
     path = folder / f"{name}.toml"
-    model = load_config(path).settings.model
+    settings = load_config(path).settings
     chain = [Path(layer.name) for layer in reversed(read_files(path))]
-    files = [Path(os.path.realpath(file)).relative_to(folder) for file in (*chain, model.encoder, model.decoder)]
+    structures = [settings.model.encoder, settings.model.decoder]
+    if settings.adversarial is not None:
+        structures.append(settings.adversarial.discriminator)
+    files = [Path(os.path.realpath(file)).relative_to(folder) for file in (*chain, *structures)]
     return list(dict.fromkeys(files))
 
 
