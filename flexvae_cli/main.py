@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from flexvae_cli import __version__, ui
 from flexvae_cli.commands import config
+from flexvae_cli.commands.compare import compare
 from flexvae_cli.commands.decode import decode
 from flexvae_cli.commands.encode import encode
+from flexvae_cli.commands.eval import evaluate
 from flexvae_cli.commands.export import export
+from flexvae_cli.commands.import_pt import import_pt
 from flexvae_cli.commands.infer import infer
 from flexvae_cli.commands.inspect import inspect
 from flexvae_cli.commands.interpolate import interpolate
 from flexvae_cli.commands.layers import layers
 from flexvae_cli.commands.mem import mem
 from flexvae_cli.commands.plugins import plugins
+from flexvae_cli.commands.replay import replay
+from flexvae_cli.commands.report import report
 from flexvae_cli.commands.sample import sample
+from flexvae_cli.commands.stats import stats
 from flexvae_cli.commands.train import train
 from flexvae_cli.errors import DISK_FULL, Exit, FlexVAEError, ResourceError
+from flexvae_cli.signals import ending_in_order
 from flexvae_cli.streams import open_streams
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -32,11 +41,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "mem": mem,
     "infer": infer,
+    "eval": evaluate,
+    "compare": compare,
+    "stats": stats,
     "encode": encode,
     "decode": decode,
     "sample": sample,
     "interpolate": interpolate,
     "export": export,
+    "import-pt": import_pt,
+    "report": report,
+    "replay": replay,
 }
 
 app = typer.Typer(
@@ -82,7 +97,8 @@ def run() -> None:
         app()
         return
     try:
-        app()
+        with ending_in_order(), _threads_in_a_line():
+            app()
     except FlexVAEError as error:
         ui.error(error)
         sys.exit(error.code)
@@ -92,6 +108,17 @@ def run() -> None:
         told = _told(error)
         ui.error(told)
         sys.exit(told.code)
+
+
+@contextmanager
+def _threads_in_a_line() -> Iterator[None]:
+    """A thread of a library that fails (TensorBoard's, on a full disk) is a warning; whoever waits for it says more."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: ui.warn(_told(args.exc_value).problems[0].what)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _told(error: Exception) -> FlexVAEError:

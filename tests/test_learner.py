@@ -185,7 +185,8 @@ def test_parameter_groups(tmp_path):
 def test_what_cannot_be_honoured_is_refused_before_the_first_step(tmp_path, tables, said):
     with pytest.raises(UsageError) as caught:
         learner_for(tmp_path, **tables)
-    assert said in str(caught.value)
+    (problem,) = caught.value.problems
+    assert said in f"{problem.where}: {problem.what}"
 
 
 def test_fp16_is_refused_on_a_cpu_without_it(tmp_path, monkeypatch):

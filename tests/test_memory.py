@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from flexvae_cli.config import Config, load_config
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.device import is_out_of_memory
-from flexvae_cli.engine.losses.total import TotalLoss
+from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.memory import machine
 from flexvae_cli.engine.memory.answer import Answer, answer, fits
 from flexvae_cli.engine.memory.child import Request, Trial, _judged, run_trial
 from flexvae_cli.engine.memory.closed import States, states_of
 from flexvae_cli.engine.memory.search import MOST, PRECISION, Found, largest_batch
-from flexvae_cli.engine.optimizer import make_optimizer, optimizer_tensors
-from flexvae_cli.engine.step import training_step
 from flexvae_cli.errors import DataError, Exit, FlexVAEError, ResourceError, UsageError
 from flexvae_cli.plan import make_plan
 
@@ -116,13 +114,13 @@ def children_of(parent: int) -> set[int]:
 def test_the_closed_form_is_the_sum_over_the_module(config: Config, measured: Trial) -> None:
     plan = make_plan(config)
     vae = build_vae(plan.net)
-    optimizer = make_optimizer(vae, plan.settings.optimizer)
-    training_step(vae, TotalLoss(plan.terms), optimizer, [torch.zeros(1, 3, 64, 64)], seed=0, step=0, clip_norm=1.0)
+    learner = Learner(plan, vae, max_steps=1)
+    learner.step(0, [torch.zeros(1, 3, 64, 64)])
     states = states_of(measured.parameters, measured.parameter_tensors)
     assert measured.parameters == plan.parameters
     assert states.parameters == sum(p.nbytes for p in vae.parameters())
     assert states.gradients == sum(p.grad.nbytes for p in vae.parameters() if p.grad is not None)
-    assert states.optimizer == sum(t.nbytes for t in optimizer_tensors(optimizer, vae).values())
+    assert states.optimizer == sum(t.nbytes for t in learner.optimization.tensors().values())
     assert states.total == states.parameters + states.gradients + states.optimizer
 
 

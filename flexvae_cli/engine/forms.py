@@ -5,8 +5,8 @@ None of it changes what the net means or how its `state_dict` looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -50,7 +50,7 @@ def _layout(vae: VAE, wanted: str, precision: Precision) -> torch.memory_format:
     if any(p.dim() in (3, 5) for p in vae.parameters()):
         if wanted == "auto":
             return torch.contiguous_format
-        raise UsageError("channels-last is a layout of images; this net has other axes", "train.layout")
+        raise UsageError("channels-last is a layout of images; this net has other axes", where="train.layout")
     vae.to(memory_format=torch.channels_last)
     return torch.channels_last
 
@@ -111,18 +111,24 @@ def _recomputing(module: nn.Module) -> Callable[..., Any]:
     def recomputed(x: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return forward(x)
-        return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _unchanged(module)))
+        return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _Unchanged(module)))
 
     return recomputed
 
 
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """The second forward pass must not count for running statistics: they were updated in the first."""
-    buffers = list(module.buffers())
-    before = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(buffers, before, strict=True):
+class _Unchanged:
+    """The second forward pass must not count for running statistics: they were updated in the first.
+
+    It is entered once for every backward pass through the module, of which adversarial training has several.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.before: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        self.before = [buffer.clone() for buffer in self.module.buffers()]
+
+    def __exit__(self, *_: object) -> None:
+        for buffer, value in zip(self.module.buffers(), self.before, strict=True):
             buffer.copy_(value)

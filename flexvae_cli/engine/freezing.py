@@ -31,7 +31,7 @@ def freeze(module: nn.Module, patterns: Sequence[str], trained: frozenset[str], 
         if name in frozen:
             parameter.grad = None
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UsageError("freezes every parameter; there is nothing left to train", where)
+        raise UsageError("freezes every parameter; there is nothing left to train", where=where)
     return [m for m in module.modules() if _still(m)]
 
 

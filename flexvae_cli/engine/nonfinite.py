@@ -19,7 +19,12 @@ def write_report(run_dir: Path, step: int, sampler: MicroBatches, source: Source
     Everything else that the step depends on follows from the run: its settings, its seed, a checkpoint before it.
     """
     path = run_dir / f"nan-step-{step:08d}.json"
-    content = {"format": FORMAT, "step": step, "micro_batches": names_of(step, sampler, source)}
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "processes": sampler.world,
+        "micro_batches": names_of(step, sampler, source),
+    }
     with writing(path):
         replace_file(path, json.dumps(content, indent=1).encode("utf-8", "backslashreplace") + b"\n")
     return path
@@ -27,6 +32,7 @@ def write_report(run_dir: Path, step: int, sampler: MicroBatches, source: Source
 
 def names_of(step: int, sampler: MicroBatches, source: Source) -> list[list[str]]:
     """The images that a step trains on; bad ones among them have had others stand in."""
+    sampler = sampler.of_all
     batches = islice(sampler.starting_at(step), len(sampler.step_sizes(step)))
     items = source.training.items
     return [[items[index].name for _, index in batch] for batch in batches]

@@ -35,7 +35,9 @@ class Precision:
         self.device = device
         self.dtype = HALF.get(name)
         if name == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-            raise UsageError(f"'{device}' has no tf32; it takes an NVIDIA GPU from Ampere on", where, hint="use fp32")
+            raise UsageError(
+                f"'{device}' has no tf32; it takes an NVIDIA GPU from Ampere on", where=where, hint="use fp32"
+            )
         if self.dtype is not None:
             _require(self.dtype, device, where)
         if device.type == "cuda":
@@ -99,11 +101,11 @@ def _require(dtype: torch.dtype, device: torch.device, where: str) -> None:
             y = net(torch.ones(1, 1, 4, 4, device=device))
         y.float().sum().backward()
     except (RuntimeError, NotImplementedError) as error:
-        raise UsageError(f"'{device}' cannot train in {name}: {str(error).splitlines()[0]}", where) from None
+        raise UsageError(f"'{device}' cannot train in {name}: {str(error).splitlines()[0]}", where=where) from None
     finally:
         torch.random.set_rng_state(generator)
     if dtype == torch.float16 and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        raise UsageError("this CPU has no fp16 arithmetic", where, hint="use bf16 or fp32")
+        raise UsageError("this CPU has no fp16 arithmetic", where=where, hint="use bf16 or fp32")
 
 
 def set_determinism(wanted: bool, device: torch.device) -> None:

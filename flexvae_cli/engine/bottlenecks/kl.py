@@ -17,7 +17,8 @@ class KL(nn.Module):
         posterior = Gaussian(mean, log_variance)
         if not self.training:
             return Encoded(mean, posterior)
-        return Encoded(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean), posterior)
+        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)  # the same in every memory layout
+        return Encoded(mean + torch.exp(0.5 * log_variance) * noise, posterior)
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Latents of `shape` (b, c, *space) from the prior, the standard normal."""

@@ -79,7 +79,7 @@ def answer(config: Config, batch: int, parameters: int, ask: Ask) -> Answer:
         have = f"{measured.device} has {measured.available / 2**30:.2f} GiB available"
         raise ResourceError(f"{memory / 2**30:.2f} GiB cannot be tried: {have}", hint="give a smaller --memory")
     found = largest_batch(lambda size: ask(size, memory), measured, memory)
-    states = states_of(measured.parameters or parameters, measured.parameter_tensors)
+    states = states_of(measured.parameters or parameters, measured.parameter_tensors, measured.training)
     one = None
     if not found.largest:
         one = measured if batch == 1 else ask(1, None)

@@ -48,6 +48,7 @@ class Trial:
         peak: bytes it needed: resident in the process on a CPU, reserved by torch on CUDA.
         tensors: bytes of its tensors when they were most.
         parameters, parameter_tensors: trained numbers, and the tensors that they make up.
+        training: bytes that training keeps beside weights and gradients.
     """
 
     batch: int
@@ -58,6 +59,7 @@ class Trial:
     tensors: int = 0
     parameters: int = 0
     parameter_tensors: int = 0
+    training: int = 0
 
     def fits(self, memory: int) -> bool:
         return self.outcome == "done" and self.peak <= memory

@@ -1,4 +1,4 @@
-"""What a training step holds whatever its batch, in closed form: weights, gradients, the optimizer's state."""
+"""What a training step holds whatever its batch: weights, gradients, the state of optimizers and of the EMA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FLOAT32 = 4  # bytes
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Bytes that do not depend on the batch."""
+    """Bytes that do not depend on the batch; `optimizer` is everything that only training keeps, EMA included."""
 
     parameters: int
     gradients: int
@@ -20,12 +20,14 @@ class States:
         return self.parameters + self.gradients + self.optimizer
 
 
-def states_of(parameters: int, tensors: int) -> States:
-    """The states of a net in float32 under AdamW: two moments for each number, and a step count for each tensor.
+def states_of(parameters: int, tensors: int, training: int = 0) -> States:
+    """The states of nets in float32.
 
     Args:
-        parameters: trained numbers of the net.
+        parameters: trained numbers of the nets.
         tensors: tensors that they make up.
+        training: bytes of what a trial found training to keep beside weights and gradients; where it ended before it
+            could tell, AdamW's share stands in: two moments for each number, and a step count for each tensor.
     """
     weights = FLOAT32 * parameters
-    return States(weights, gradients=weights, optimizer=2 * weights + FLOAT32 * tensors)
+    return States(weights, gradients=weights, optimizer=training or 2 * weights + FLOAT32 * tensors)

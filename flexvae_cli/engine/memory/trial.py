@@ -39,20 +39,23 @@ class Workload:
     def __init__(self, plan: Plan, batch: int, device: torch.device, facts: TextIO) -> None:
         self.settings = plan.settings
         self.vae = build_vae(plan.net, logits=plan.output == "logits", device=device).train()
-        trained = [p.numel() for p in self.vae.parameters() if p.requires_grad]
+        self.first = plan.adversary.table.start if plan.adversary else 0  # from where on all nets take part
+        self.learner = Learner(plan, self.vae, max_steps=self.first + 3)
+        nets = self.learner.modules()
+        trained = [p.numel() for net in nets for p in net.parameters() if p.requires_grad]
         tell(facts, parameters=sum(trained), parameter_tensors=len(trained))
-        self.learner = Learner(plan, self.vae, max_steps=3)
         shape = (self.settings.train.accumulate, batch, *plan.net.shape)
         self.samples = torch.rand(shape, device=device).mul_(2).sub_(1)  # (accumulate, b, c, *space) in [-1, 1]
 
     def step(self, step: int) -> None:
         """A training step. All micro-batches are held and two computed: a third would need no more than the second."""
-        self.learner.step(step, self.samples[:2].unbind())
+        self.learner.step(self.first + step, self.samples[:2].unbind())
 
-    def two_steps(self) -> None:
+    def two_steps(self, facts: TextIO) -> None:
         """The first makes the optimizer's state, the second needs it."""
         self.step(0)
         self.step(1)
+        tell(facts, training=sum(tensor.nbytes for tensor in self.learner.tensors().values()))
 
     def cpu_tensors(self) -> int:
         """Bytes of all tensors at the peak of one more step, as torch's profiler counts them."""
@@ -88,7 +91,7 @@ def _measure_cpu(plan: Plan, request: dict[str, Any], facts: TextIO) -> None:
     tell(facts, device="cpu", available=available)
     with watched(request["limit"] or available, lambda: _give_up(facts)):
         work = Workload(plan, request["batch"], torch.device("cpu"), facts)
-        work.two_steps()
+        work.two_steps(facts)
     tell(facts, outcome="done", peak=process_memory("VmHWM"))
     if request["detailed"]:
         tell(facts, tensors=work.cpu_tensors())
@@ -99,7 +102,7 @@ def _measure_cuda(plan: Plan, request: dict[str, Any], device: torch.device, fac
     tell(facts, device=str(device), available=free)
     if request["limit"]:
         torch.cuda.set_per_process_memory_fraction(min(1.0, request["limit"] / total), device)
-    Workload(plan, request["batch"], device, facts).two_steps()
+    Workload(plan, request["batch"], device, facts).two_steps(facts)
     torch.cuda.synchronize(device)
     peak, tensors = torch.cuda.max_memory_reserved(device), torch.cuda.max_memory_allocated(device)
     tell(facts, outcome="done", peak=peak, tensors=tensors)

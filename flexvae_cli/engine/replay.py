@@ -1,0 +1,232 @@
+"""A step whose numbers were not finite, taken once more: which layer was the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flexvae_cli.config import Config
+from flexvae_cli.config.settings import Settings
+from flexvae_cli.engine.build import build_vae
+from flexvae_cli.engine.checkpoint import Checkpoint, read_checkpoint
+from flexvae_cli.engine.data.loader import training_batches
+from flexvae_cli.engine.data.sampler import MicroBatches
+from flexvae_cli.engine.device import choose_device
+from flexvae_cli.engine.learner import Learner
+from flexvae_cli.engine.nonfinite import FORMAT, names_of
+from flexvae_cli.engine.precision import set_determinism
+from flexvae_cli.engine.reading import read_json
+from flexvae_cli.engine.resume import stored_settings
+from flexvae_cli.engine.rundir import RunDirectory, step_directories, step_of
+from flexvae_cli.engine.source import open_source
+from flexvae_cli.engine.trainer import Trainer
+from flexvae_cli.errors import ModelError
+from flexvae_cli.plan import Plan, make_plan
+from flexvae_cli.structure import Item, Leaf
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where numbers were not finite first.
+
+    Attributes:
+        layer: its place in the net, as in `encoder.3`, or the name of a term of the loss.
+        code: of the layer; empty where it is no layer.
+        what: `output`, `gradient` of the output, `weight gradient`, or `value` of a term.
+        micro_batch: its number in the step, from 0.
+    """
+
+    layer: str
+    code: str
+    what: str
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the second time showed.
+
+    Attributes:
+        step: counted from 1, as the log counts.
+        started_from: the checkpoint that training went on from.
+        images: of the micro-batch of the finding, else of all.
+        finding: None where all numbers were finite this time.
+    """
+
+    step: int
+    started_from: Path
+    images: list[str]
+    finding: Finding | None
+
+
+def replay(report: Path, device: str | None, tell: Callable[[int, int], object]) -> Replayed:
+    """Go on from the last checkpoint before a skipped step, and take that step under watch; nothing is written.
+
+    Args:
+        report: `nan-step-K.json` in a run directory.
+        device: where; by default as the run's config says.
+        tell: is told how many of how many steps are done.
+
+    Raises:
+        ModelError: it is no such report, or no checkpoint before that step is left.
+        FlexVAEError: as in training.
+    """
+    content = _read(report)
+    step = content["step"]
+    checkpoint = _checkpoint_before(report.parent, step)
+    plan = _plan_of(checkpoint, report.parent, content["processes"], device)
+    trainer = _trainer(plan, report.parent, checkpoint)
+    learner, watch = trainer.learner, Watch()
+    for now, micro_batches in _micro_batches(trainer, checkpoint.step, step):
+        tell(now - checkpoint.step, step + 1 - checkpoint.step)
+        if now < step:
+            learner.step(now, micro_batches)
+        else:
+            with watch.over(learner, _codes(plan)):
+                values = learner.step(now, micro_batches)
+            watch.loss(values)
+    names = names_of(step, trainer.sampler, trainer.source)
+    chosen = names if watch.found is None else names[watch.found.micro_batch : watch.found.micro_batch + 1]
+    return Replayed(step + 1, checkpoint.path, [name for part in chosen for name in part], watch.found)
+
+
+def _read(report: Path) -> dict[str, Any]:
+    content = read_json(report)
+    if content.get("format") != FORMAT or type(content.get("step")) is not int:
+        raise ModelError("is no report of a skipped step", where=str(report), hint="give RUN/nan-step-....json")
+    processes = content.get("processes", 1)
+    return {"step": content["step"], "processes": processes if type(processes) is int else 1}
+
+
+def _checkpoint_before(run: Path, step: int) -> Checkpoint:
+    """The newest whole checkpoint at or before a step: an earlier state, from which that step follows."""
+    for path in step_directories(run / "ckpt"):
+        if (step_of(path) or 0) <= step:
+            return read_checkpoint(path)
+    hint = "the next time, keep more of them with train.keep_last"
+    raise ModelError(f"no checkpoint before step {step + 1} is left", where=str(run), hint=hint)
+
+
+def _plan_of(checkpoint: Checkpoint, run: Path, processes: int, device: str | None) -> Plan:
+    """The run's own plan, for one process that computes what all of them did."""
+    document = stored_settings(checkpoint)
+    document["train"]["accumulate"] *= processes
+    document["train"]["compile"] = False  # compiled parts cannot be looked into
+    document["train"]["device"] = device or document["train"]["device"]
+    settings = Settings.model_validate(document)
+    return make_plan(Config(settings, run / "config.json", document))
+
+
+def _trainer(plan: Plan, run: Path, checkpoint: Checkpoint) -> Trainer:
+    train, data = plan.settings.train, plan.settings.data
+    device = choose_device(train.device)
+    set_determinism(train.deterministic, device)
+    source = open_source(data, train.seed, [phase.shape for phase in plan.phases])
+    sampler = MicroBatches(len(source.training), train.batch_size, train.accumulate, train.seed, checkpoint.step, 0)
+    steps = train.max_steps or (train.epochs or 0) * sampler.steps_per_epoch
+    vae = build_vae(plan.net, logits=plan.output == "logits").to(device)
+    learner = Learner(plan, vae, steps)
+    trainer = Trainer(plan, RunDirectory(run, resume=True), source, learner, replace(sampler, max_steps=steps))
+    trainer.restore(checkpoint)
+    return trainer
+
+
+def _micro_batches(trainer: Trainer, start: int, step: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """The steps from `start` up to and with `step`, each with its samples on the device."""
+    for now in range(start, step + 1):
+        images = trainer.source.training_at(trainer.plan.phase_at(now).shape)
+        sampler = replace(trainer.sampler, start_step=now, max_steps=now + 1)
+        yield now, [trainer.learner.prepare(batch.x) for batch in training_batches(images, sampler, workers=0)]
+
+
+def _codes(plan: Plan) -> dict[str, str]:
+    """The code of every layer by its name in the net."""
+    parts = {"encoder": plan.net.encoder.expanded(), "decoder": plan.net.decoder.expanded()}
+    codes = {f"{side}.{key}": code for side, items in parts.items() for key, code in _leaves(items)}
+    return {**codes, "bottleneck": plan.net.bottleneck.code}
+
+
+def _leaves(items: tuple[Item, ...]) -> Iterator[tuple[str, str]]:
+    for item in items:
+        if isinstance(item, Leaf):
+            yield item.key, item.bound.code
+        else:
+            yield from _leaves(item.body)
+            yield from _leaves(item.shortcut)
+
+
+@dataclass
+class Watch:
+    """Looks at every output and every gradient of a net, and remembers the first that is not finite."""
+
+    found: Finding | None = None
+    micro_batch: int = -1
+    codes: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def over(self, learner: Learner, codes: dict[str, str]) -> Iterator[None]:
+        """While held, every pass through the net is looked at."""
+        self.codes = codes
+        handles = [learner.vae.register_forward_pre_hook(self._next)]
+        for name, module in learner.vae.named_modules():
+            handles.append(module.register_forward_hook(self._seen(name)))
+        for name, parameter in learner.vae.named_parameters():
+            if parameter.requires_grad:
+                handles.append(parameter.register_hook(self._gradient(name.rpartition(".")[0], "weight gradient")))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def loss(self, values: dict[str, Tensor]) -> None:
+        """Where the net was sound, a term of the loss may not have been."""
+        for name, value in values.items():
+            if not bool(torch.isfinite(value)):
+                self._note(name, "value")
+
+    def _next(self, *_: Any) -> None:
+        self.micro_batch += 1
+
+    def _seen(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+            for tensor in _tensors(output):
+                self._check(name, "output", tensor)
+                if tensor.requires_grad:
+                    tensor.register_hook(self._gradient(name, "gradient"))
+
+        return hook
+
+    def _gradient(self, name: str, what: str) -> Callable[[Tensor], None]:
+        return lambda gradient: self._check(name, what, gradient)
+
+    def _check(self, name: str, what: str, tensor: Tensor) -> None:
+        if self.found is None and not bool(torch.isfinite(tensor).all()):
+            self._note(name, what)
+
+    def _note(self, name: str, what: str) -> None:
+        if self.found is None:
+            code = next((self.codes[k] for k in _upwards(name) if k in self.codes), "")
+            self.found = Finding(name or "loss", code, what, max(0, self.micro_batch))
+
+
+def _upwards(name: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`: a layer's own modules belong to its code."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for each in output:
+            yield from _tensors(each)

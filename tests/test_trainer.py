@@ -1,0 +1,160 @@
+"""What a run looks at between its steps: the best validation, phases, the clock, EMA, a scheduler that remembers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from flexvae_cli.config import Config
+from flexvae_cli.config.settings import Settings
+from flexvae_cli.engine import events as e
+from flexvae_cli.engine.checkpoint import newest_checkpoint
+from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.modelfiles import find_model
+from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.trainer import Best
+from flexvae_cli.errors import UsageError
+from flexvae_cli.plan import make_plan
+
+
+def plan_of(folder, run="run", **tables):
+    (folder / "e.json").write_text(json.dumps(["C2d_3_8_4_4", "SiLU", "C2d_8_4_1"]))
+    (folder / "d.json").write_text(json.dumps(["C2d_2_8_1", "SiLU", "UpS_4", "C2d_8_3_3_1_1"]))
+    base = {
+        "model": {"encoder": str(folder / "e.json"), "decoder": str(folder / "d.json")},
+        "data": {"source": "builtin:scenery/val", "input": "3x16x16", "resize": "none", "workers": 0},
+        "optimizer": {"lr": 3e-3},
+        "train": {
+            "run_dir": str(folder / run),
+            "max_steps": 12,
+            "batch_size": 4,
+            "accumulate": 2,
+            "log_every": 3,
+            "validate_every": 3,
+            "preview_every": 0,
+            "checkpoint_every": 5,
+            "device": "cpu",
+            "allocator": "system",
+        },
+    }
+    document = {**base, **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in tables.items()}}
+    return make_plan(Config(Settings.model_validate(document), folder / "c.toml", document))
+
+
+def run(plan, *, resume=False, until=None):
+    found = []
+    with RunDirectory(plan.settings.train.run_dir, resume=resume) as held:
+        for event in train(plan, gather(plan), held, resume=resume):
+            found.append(event)
+            if until and until(event):
+                break
+    return found
+
+
+def state(path):
+    checkpoint, _ = newest_checkpoint(path)
+    return checkpoint.step, {**checkpoint.weights(), **checkpoint.training()}
+
+
+def same(a, b):
+    return a[0] == b[0] and a[1].keys() == b[1].keys() and all(torch.equal(a[1][k], b[1][k]) for k in a[1])
+
+
+FULL = {
+    "ema": {"decay": 0.9},
+    "train": {"keep_best": "psnr", "freeze": ["encoder.2.bias"]},
+    "schedule": {"name": "plateau", "patience": 0, "threshold": 0.2},
+    "phase": [
+        {"start": 4, "freeze": ["encoder.*"], "loss": {"alpha": 2.0}},
+        {"start": 8, "input": "3x32x24", "freeze": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 8, 9, 11])
+def test_everything_at_once_resumes_bit_for_bit(tmp_path, stop):
+    plan, other = plan_of(tmp_path, **FULL), plan_of(tmp_path, "whole", **FULL)
+    run(other)
+    run(plan, until=lambda event: isinstance(event, e.Advanced) and event.step == stop)
+    events = run(plan, resume=True)
+    assert isinstance(events[-1], e.Finished)
+    assert same(state(tmp_path / "run"), state(tmp_path / "whole"))
+    assert (tmp_path / "run/best").resolve().name == (tmp_path / "whole/best").resolve().name
+
+
+def test_phases_train_on_their_own_size(tmp_path, monkeypatch):
+    from flexvae_cli.engine.learner import Learner
+
+    sizes, step = [], Learner.step
+    monkeypatch.setattr(
+        Learner, "step", lambda self, n, xs, *a: (sizes.append(tuple(xs[0].shape[1:])), step(self, n, xs, *a))[1]
+    )
+    run(plan_of(tmp_path, **FULL))
+    assert sizes == [(3, 16, 16)] * 8 + [(3, 32, 24)] * 4
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ([{"start": 5}, {"start": 5}], "phase[1].start: starts at step 5, not behind the one before it"),
+        ([{"start": 12}], "phase[0].start: starts at step 12, behind train.max_steps"),
+        ([{"start": 3, "input": "1x16x16"}], "phase[0].input: wants 3 channels"),
+        ([{"start": 3, "input": "3x18x16"}], "(at phase[0].input)"),
+        ([{"start": 3, "loss": {"reconstruction": "bce"}}], "phase[0].loss.reconstruction: a run stays with bce"),
+        ([{"start": 3, "loss": {"reconstruction": "mss"}}], "phase[0].loss"),
+    ],
+)
+def test_phases_that_cannot_be(tmp_path, phase, said):
+    with pytest.raises(UsageError) as caught:
+        plan_of(tmp_path, phase=phase)
+    assert any(said in f"{p.where}: {p.what}" for p in caught.value.problems), caught.value.problems
+
+
+def test_the_best_checkpoint_is_kept_and_linked(tmp_path):
+    plan = plan_of(tmp_path, train={"keep_best": "psnr", "max_steps": 30}, optimizer={"lr": 0.3})
+    events = run(plan)
+    scores = {event.step: event.values["psnr"] for event in events if isinstance(event, e.Validated)}
+    best = max(scores, key=scores.__getitem__)
+    kept = {int(p.name[5:]) for p in (tmp_path / "run/ckpt").iterdir()}
+    assert kept == {25, 30, best}
+    assert (tmp_path / "run/best").is_symlink()
+    assert find_model(tmp_path / "run/best").path.resolve().name == f"step-{best:08d}"
+    assert find_model(tmp_path / "run").path.name == "step-00000030"
+
+
+def test_the_best_in_each_sense():
+    best = Best("loss")
+    assert [best.saw(i, {"loss": v}) for i, v in enumerate([math.nan, 2.0, 3.0, math.inf, 1.0])] == [0, 1, 0, 0, 1]
+    best = Best("ssim")
+    assert [best.saw(i, {"ssim": v}) for i, v in enumerate([0.2, 0.1, 0.3])] == [1, 0, 1]
+    assert not best.saw(9, {"psnr": 3.0})
+    again = Best("ssim")
+    again.restore(best.tensors())
+    assert (again.value, again.step) == (0.3, 2)
+    assert not Best("off").saw(0, {"loss": 1.0})
+
+
+def test_a_checkpoint_by_the_clock(tmp_path):
+    plan = plan_of(tmp_path, train={"checkpoint_every": 1000, "checkpoint_minutes": 1e-9})
+    saved = [event.step for event in run(plan) if isinstance(event, e.Saved)]
+    assert saved == list(range(13))
+    plan = plan_of(tmp_path, "other", train={"checkpoint_every": 1000, "checkpoint_minutes": 60})
+    assert [event.step for event in run(plan) if isinstance(event, e.Saved)] == [0, 12]
+
+
+def test_the_model_file_has_the_mean_and_says_so(tmp_path):
+    run(plan_of(tmp_path, ema={"decay": 0.9}))
+    checkpoint, _ = newest_checkpoint(tmp_path / "run")
+    raw = {n.removeprefix("weights."): t for n, t in checkpoint.training().items() if n.startswith("weights.")}
+    assert raw.keys() == checkpoint.weights().keys()
+    assert not any(torch.equal(raw[n], checkpoint.weights()[n]) for n in raw)
+    assert find_model(tmp_path / "run").model["ema"] == 0.9
+
+
+def test_the_plateau_lowers_the_rate(tmp_path):
+    schedule = {"name": "plateau", "patience": 0, "threshold": 1.0, "gamma": 0.5}
+    logged = [x.values["lr"] for x in run(plan_of(tmp_path, schedule=schedule)) if isinstance(x, e.Logged)]
+    assert logged == pytest.approx([3e-3, 1.5e-3, 0.75e-3, 0.375e-3])
