@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 
 from flexvae_cli.engine.data.sources import list_images
 from flexvae_cli.engine.inference import BATCH_PIXELS, read_samples, runs, slerp
+from flexvae_cli.engine.latent_files import FileWriter, Latent, ShardWriter
 from flexvae_cli.engine.latents import (
-    FileWriter,
-    Latent,
-    ShardWriter,
     discard_latents,
     encode_images,
     labels_of,
@@ -88,11 +86,11 @@ def test_memory_is_bounded_by_writing_early(tmp_path):
 
 
 def test_a_file_of_its_own_says_what_it_is(tmp_path):
-    writer = FileWriter(OutputFolder(tmp_path), {"1.png": "a/1.safetensors"}, "0" * 64)
+    writer = FileWriter(OutputFolder(tmp_path), {"1.png": "a/1.safetensors"}, about={"latents": "raw"})
     place = writer.add(latent(1, 2, 3, 4))
     assert place.file == "a/1.safetensors"
     with safe_open(tmp_path / place.file, "pt") as file:
-        assert json.loads(file.metadata()["flexvae"])["size"] == [12, 16]
+        assert json.loads(file.metadata()["flexvae"]) == {"latents": "raw", "size": [12, 16]}
     assert load_file(tmp_path / place.file)["latents"].shape == (2, 3, 4)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from flexvae_cli.engine.checkpoint import save_checkpoint
 from flexvae_cli.engine.files import CRASH_POINTS, remove_orphans
-from flexvae_cli.engine.modelfiles import export_bundle, find_model, require_same_tensors
+from flexvae_cli.engine.modelfiles import export_bundle, find_model, require_same_tensors, write_bundle
 from flexvae_cli.errors import Exit, ModelError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -23,7 +23,7 @@ def content(step: int) -> dict:
     return {
         "weights": weights | {"codebook.count": torch.tensor(step)},
         "model": {"encoder": ["C2d_3_8_3_1_1"], "input": [3, 8, 8]},
-        "optimizer": {"0.exp_avg": torch.randn(8, 4, generator=generator)},
+        "training": {"optimizer.exp_avg": torch.randn(8, 4, generator=generator)},
         "state": {"lr": 1e-4 / (step + 1), "seed": 7, "config": {"train": {"lr": 0.0004}}},
     }
 
@@ -137,3 +137,59 @@ def test_weights_that_do_not_fit_are_told_all_at_once():
         "m: has unknown d",
         "m: has another shape or type for a (3x2 float32, expected 2x3 float32), b (1 float16, expected 1 float32)",
     ]
+
+
+def save_with_mean(run: Path, step: int) -> tuple[dict, dict]:
+    """A checkpoint of a run that keeps a running mean; returns the mean and the raw weights."""
+    whole = content(step)
+    raw = {name: tensor + 1 for name, tensor in whole["weights"].items() if name.endswith("weight")}
+    whole["training"] |= {f"weights.{name}": tensor for name, tensor in raw.items()}
+    whole["model"] |= {"ema": 0.999, "latents": {"mean": [0.0], "std": [1.0]}}
+    save_checkpoint(run, step, **whole)
+    return whole["weights"], raw
+
+
+def test_the_raw_weights_lie_under_the_running_mean(tmp_path):
+    mean, raw = save_with_mean(tmp_path / "run", 3)
+    plain, found = find_model(tmp_path / "run"), find_model(tmp_path / "run", raw=True)
+    assert torch.equal(plain.weights()["layer.0.weight"], mean["layer.0.weight"])
+    assert torch.equal(found.weights()["layer.0.weight"], raw["layer.0.weight"])
+    assert found.weights()["codebook.count"] == 3  # a buffer has no mean
+    assert found.weights_hash != plain.weights_hash
+    assert "ema" not in found.model
+    assert "latents" not in found.model  # they were measured with the mean
+    assert plain.model["latents"] == {"mean": [0.0], "std": [1.0]}
+
+
+def test_raw_weights_are_exported_under_the_hash_that_they_were_found_with(tmp_path):
+    _, raw = save_with_mean(tmp_path / "run", 3)
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", raw=True)
+    again = find_model(tmp_path / "bundle")
+    assert bundle.weights_hash == again.weights_hash == find_model(tmp_path / "run", raw=True).weights_hash
+    assert all(torch.equal(again.weights()[name], tensor) for name, tensor in raw.items())
+
+
+def test_a_model_with_one_set_of_weights_has_no_raw_ones(run, tmp_path):
+    save_with_mean(tmp_path / "mean", 3)
+    export_bundle(tmp_path / "mean", tmp_path / "bundle")
+    for path in (run, tmp_path / "bundle"):
+        with pytest.raises(ModelError, match="has one set of weights only"):
+            find_model(path, raw=True)
+
+
+def test_damaged_raw_weights_are_refused(tmp_path):
+    save_with_mean(tmp_path / "run", 3)
+    file = tmp_path / "run/ckpt/step-00000003/training.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(ModelError, match="damaged or replaced"):
+        find_model(tmp_path / "run", raw=True)
+    assert not find_model(tmp_path / "run").raw
+
+
+def test_a_bundle_with_another_description_has_the_same_weights(run, tmp_path):
+    found = find_model(run)
+    write_bundle(found, tmp_path / "bundle", latents={"mean": [1.0], "std": [2.0]})
+    again = find_model(tmp_path / "bundle")
+    assert again.weights_hash == found.weights_hash
+    assert again.model == {**found.model, "latents": {"mean": [1.0], "std": [2.0]}}
+    assert find_model(run).model == found.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from flexvae_cli.engine.modelfiles import ModelFiles
     from flexvae_cli.engine.naming import OutputFolder
 
+
+class Weights(StrEnum):
+    EMA = "ema"
+    RAW = "raw"
+
+
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 DEVICE_HELP = "auto (the first GPU, else the CPU), cpu, cuda, cuda:1 or mps."
@@ -28,6 +35,9 @@ OptionalModel = Annotated[Path | None, typer.Argument(metavar="MODEL", help=MODE
 OptionalSource = Annotated[
     str | None,
     typer.Argument(metavar="INPUT", help="An image, a folder of images, or `builtin:scenery/val`.", show_default=False),
+]
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="An image, a folder of images, or `builtin:scenery/val`.")
 ]
 OptionalOutput = Annotated[
     Path | None, typer.Argument(metavar="OUTPUT", help="The folder to write to.", show_default=False)
@@ -42,6 +52,10 @@ WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that read images; 0 reads in this one.")
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Most images in a batch.")]
+WeightsOption = Annotated[
+    Weights,
+    typer.Option("--weights", help="Those that a model is used with, or those under the running mean of a checkpoint."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write to a folder that is not empty.")]
 
 
@@ -119,23 +133,28 @@ def source_path(source: str) -> list[Path]:
     return [] if source.startswith("builtin:") else [Path(source)]
 
 
-def model_files(path: Path) -> ModelFiles:
+def model_files(path: Path, weights: Weights = Weights.EMA) -> ModelFiles:
     """The files of a model, verified; what was passed over on the way is said."""
     from flexvae_cli.engine.modelfiles import find_model
 
-    found = find_model(path)
+    found = find_model(path, raw=weights is Weights.RAW)
     for problem in found.passed_over:
         ui.warn(f"passed over: {problem}")
     return found
 
 
-def load_on(found: ModelFiles, device: str) -> Model:
-    """The model, on a device."""
+def load_on(found: ModelFiles, device: str, *, exact: bool = False) -> Model:
+    """The model, on a device; `exact` leaves a GPU no arithmetic but fp32, to compare what it gives with others."""
     from flexvae_cli.engine.device import choose_device, keep_freed_memory
     from flexvae_cli.engine.model import load_files
 
     keep_freed_memory()
-    return load_files(found, device=choose_device(device))
+    place = choose_device(device)
+    if exact:
+        from flexvae_cli.engine.precision import Precision
+
+        Precision("fp32", place)
+    return load_files(found, device=place)
 
 
 class Faults:

@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from flexvae_cli.engine.manifest import Manifest
     from flexvae_cli.engine.model import Model
     from flexvae_cli.engine.naming import OutputFolder
+    from flexvae_cli.engine.normalization import Normalization
 
 
 class Format(StrEnum):
     SHARDS = "shards"
     FILES = "files"
+
+
+class Scaling(StrEnum):
+    RAW = "raw"
+    NORMALIZED = "normalized"
 
 
 def encode(
@@ -47,6 +53,10 @@ def encode(
         Format | None,
         typer.Option("--format", help="Many latents per file, or one file per image.", show_default="shards"),
     ] = None,
+    scaling: Annotated[
+        Scaling,
+        typer.Option("--latents", help="As the decoder takes them, or with mean 0 and deviation 1 in every channel."),
+    ] = Scaling.RAW,
     flip: Annotated[bool, typer.Option("--flip", help="Encode every image mirrored as well.")] = False,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Latents per shard.")] = 1024,
     batch_size: BatchOption = 8,
@@ -59,7 +69,8 @@ def encode(
 
     Writes safetensors in the layout that LightningDiT trains from, or one file per image that mirrors the folders, and
     manifest.json, which says which model made them and where the latent of each image is. Equal input gives equal
-    bytes. With --config, MODEL is the config's run directory, and INPUT and OUTPUT stand in its table encode.
+    bytes. Normalized latents carry the numbers that undo it, and `flexvae decode` does. With --config, MODEL is the
+    config's run directory, and INPUT and OUTPUT stand in its table encode.
     """
     places = find_places("encode", model, source, output, config=config, overrides=overrides, device=device)
     check_inputs(places.model, places.source, device=places.device)
@@ -76,9 +87,18 @@ def encode(
 
     items = list_images(places.source, where="INPUT")
     loaded = load_on(found, places.device)
+    normalization = _normalization(loaded) if scaling is Scaling.NORMALIZED else None
     discard_latents(folder)
     manifest = _encode_all(
-        loaded, items, folder, layout, flip=flip, shard_size=shard_size, batch_size=batch_size, workers=workers
+        loaded,
+        items,
+        folder,
+        layout,
+        normalization,
+        flip=flip,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        workers=workers,
     )
     shapes = sorted({"x".join(map(str, file.shape)) for file in manifest.files})
     size = sum(file.bytes for file in manifest.files)
@@ -89,6 +109,7 @@ def encode(
                 "images": len(manifest.images),
                 "bad_files": len(manifest.failures),
                 "files": len(manifest.files),
+                "latents": scaling.value,
                 "shapes": shapes,
                 "bytes": size,
                 "weights_hash": found.weights_hash,
@@ -96,9 +117,16 @@ def encode(
         )
     else:
         ui.data(f"images: {len(manifest.images):,}")
-        ui.data(f"latents: {', '.join(shapes)}")
+        ui.data(f"latents: {', '.join(shapes)}, {scaling.value}")
         ui.data(f"files: {len(manifest.files):,}, {size / 1e6:,.1f} MB")
     ui.say(f"wrote them to {places.output}")
+
+
+def _normalization(model: Model) -> Normalization:
+    from flexvae_cli.engine.normalization import Normalization
+
+    hint = f"flexvae stats {model.path} DATA --write BUNDLE measures them anew"
+    return Normalization.of(model.description.get("latents"), model.net.latent_shape[0], str(model.path), hint)
 
 
 def _encode_all(
@@ -106,6 +134,7 @@ def _encode_all(
     items: list[Item],
     folder: OutputFolder,
     layout: Format,
+    normalization: Normalization | None,
     *,
     flip: bool,
     shard_size: int,
@@ -113,9 +142,9 @@ def _encode_all(
     workers: int,
 ) -> Manifest:
     from flexvae_cli.engine.inference import read_samples
+    from flexvae_cli.engine.latent_files import FileWriter, ShardWriter
     from flexvae_cli.engine.latents import (
-        FileWriter,
-        ShardWriter,
+        about_latents,
         encode_images,
         labels_of,
         make_manifest,
@@ -124,20 +153,25 @@ def _encode_all(
     from flexvae_cli.engine.naming import output_names
 
     names, faults = [item.name for item in items], Faults()
+    about = about_latents(model, normalization)
     writer = (
-        ShardWriter(folder, shard_size)
+        ShardWriter(folder, shard_size, about=about)
         if layout is Format.SHARDS
-        else FileWriter(folder, output_names(names, ".safetensors"), model.weights_hash)
+        else FileWriter(folder, output_names(names, ".safetensors"), about=about)
     )
     labels, images = labels_of(names), []
     try:
         with ui.progress(len(items), "images") as advance:
             samples = read_samples(model, items, workers=workers, report=faults)
-            for image in encode_images(model, samples, writer, labels=labels, flip=flip, batch_size=batch_size):
+            for image in encode_images(
+                model, samples, writer, labels=labels, flip=flip, normalization=normalization, batch_size=batch_size
+            ):
                 images.append(image)
                 advance(len(images) + len(faults.all))
     finally:
         faults.write(folder)
-    manifest = make_manifest(model, layout.value, writer, images, faults.all, labels=labels, flip=flip)
+    manifest = make_manifest(
+        model, layout.value, writer, images, faults.all, labels=labels, flip=flip, normalization=normalization
+    )
     publish_manifest(folder, manifest)
     return manifest

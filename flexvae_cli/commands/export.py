@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from flexvae_cli import ui
-from flexvae_cli.commands._model_arguments import ModelArgument, check_inputs
+from flexvae_cli.commands._model_arguments import ModelArgument, Weights, WeightsOption, check_inputs
 from flexvae_cli.commands.options import JsonOption
 
 
 def export(
     model: ModelArgument,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new folder of the bundle.")],
+    weights: WeightsOption = Weights.EMA,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a model out of its run.
@@ -26,7 +27,7 @@ def export(
     check_inputs(model, device="cpu")
     from flexvae_cli.engine.modelfiles import export_bundle
 
-    bundle = export_bundle(model, target)
+    bundle = export_bundle(model, target, raw=weights is Weights.RAW)
     for problem in bundle.passed_over:
         ui.warn(f"passed over: {problem}")
     about: dict[str, Any] = bundle.model

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from flexvae_cli.engine.data.dataset import Fault, WholeImages, center_crop
 from flexvae_cli.engine.data.images import read_image, to_tensor
-from flexvae_cli.engine.data.loader import batches, whole_loader
+from flexvae_cli.engine.data.loader import whole_images
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.metrics import Scores, scores
 from flexvae_cli.engine.randomness import generator
-from flexvae_cli.errors import DataError, UsageError
+from flexvae_cli.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flexvae_cli.api import Shape
+    from flexvae_cli.api import Encoded, Shape
     from flexvae_cli.engine.data.sources import Item
     from flexvae_cli.engine.model import Model
 
@@ -70,8 +70,7 @@ def read_samples(
     """
     dataset = WholeImages(items, image_channels(model), **_preprocessing(model))
     readable = False
-    pairs = cast("Iterator[tuple[Item, Any]]", batches(whole_loader(dataset, workers=min(workers, len(items) // 4))))
-    for item, array in pairs:
+    for item, array in whole_images(dataset, workers=min(workers, len(items) // 4)):
         if isinstance(array, BadFile):
             report(Fault(item.name, array.reason))
         else:
@@ -144,10 +143,26 @@ def runs(things: Iterable[Some], space_of: Callable[[Some], Shape], batch_size: 
 
 
 @torch.inference_mode()
+def encoded_batch(model: Model, samples: Sequence[Tensor]) -> Encoded:
+    """Samples (c, h, w) of the same padded size -> all that the bottleneck gives, on the model's device."""
+    padded = torch.cat([model.padded(x[None]) for x in samples])  # (b, c, h, w)
+    return model.encoded(padded.to(model.device))
+
+
 def encode_batch(model: Model, samples: Sequence[Tensor]) -> Tensor:
     """Samples (c, h, w) of the same padded size -> latents (b, c', h', w') on the model's device."""
-    padded = torch.cat([model.padded(x[None]) for x in samples])  # (b, c, h, w)
-    return model.encode(padded.to(model.device))
+    return encoded_batch(model, samples).z
+
+
+def require_finite(model: Model, samples: Sequence[Sample], each: Iterable[Tensor], what: str) -> None:
+    """Refuse what a broken model makes of samples.
+
+    Raises:
+        ModelError: names the first sample whose tensor is not finite.
+    """
+    for sample, tensor in zip(samples, each, strict=True):
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"gives {what} of {sample.name} that are not finite", where=str(model.path))
 
 
 @torch.inference_mode()

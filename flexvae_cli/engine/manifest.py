@@ -108,13 +108,14 @@ class Latents(Entry):
 
     Attributes:
         value: `mean` of the posterior, or the bottleneck's `output` where it has no posterior.
-        scaling: `raw`: as the decoder takes them.
+        scaling: `raw`: as the decoder takes them; `normalized`: less `mean` and divided by `std` of the statistics.
         flip: whether the files hold the latents of the mirrored images as well.
-        statistics: per channel `mean` and `std` of the raw latents, measured in training; empty where they were not.
+        statistics: per channel `mean` and `std` of the raw latents. For normalized ones, the very numbers that undo
+            it; for raw ones, those that the model carries, empty where it carries none.
     """
 
     value: Literal["mean", "output"]
-    scaling: Literal["raw"] = "raw"
+    scaling: Literal["raw", "normalized"] = "raw"
     dtype: Literal["float32"] = "float32"
     flip: bool
     statistics: dict[str, Any]
@@ -181,12 +182,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        raise ModelError(*_problems(error, path)) from None
+        raise ModelError(*validation_problems(error, path)) from None
     _check_places(manifest, path)
     return manifest
 
 
-def _problems(error: ValidationError, path: Path) -> list[Problem]:
+def validation_problems(error: ValidationError, path: Path) -> list[Problem]:
+    """What is wrong with the content of a file, the first five by name."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     problems = [
         Problem(f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}", where=str(path))

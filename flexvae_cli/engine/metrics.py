@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its original: PSNR and SSIM of whole images."""
+"""How near a reconstruction is to its original: measures of whole images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pytorch_msssim import ms_ssim as windowed_ms_ssim
 from pytorch_msssim import ssim as windowed_ssim
 from torch import Tensor
 
 SSIM_WINDOW = 11  # pixels; smaller images have no SSIM
+MS_SSIM_SIDE = (SSIM_WINDOW - 1) * 2**4 + 1  # pixels; the window must fit after four halvings
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,26 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
     if min(a.shape[1:]) < SSIM_WINDOW:
         return None
     return float(windowed_ssim(a[None], b[None], data_range=1.0, size_average=False, win_size=SSIM_WINDOW))
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> float | None:
+    """Multi-scale structural similarity of two images (c, h, w) in [0, 1], mean over channels (Wang et al., 2003).
+
+    Five scales, each with the window of `ssim`. None where a side has fewer than 161 pixels.
+    """
+    if min(a.shape[1:]) < MS_SSIM_SIDE:
+        return None
+    return float(windowed_ms_ssim(a[None], b[None], data_range=1.0, size_average=False, win_size=SSIM_WINDOW))
+
+
+def mae(a: Tensor, b: Tensor) -> float:
+    """Mean absolute error of two images (c, h, w) in [0, 1]."""
+    return (a.double() - b.double()).abs().mean().item()
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """Values in [0, 1] rounded to the 256 levels that an 8-bit image has."""
+    return x.mul(255).round().div(255)
 
 
 def scores(original: Tensor, reconstruction: Tensor) -> Scores:

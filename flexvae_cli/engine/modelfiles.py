@@ -7,21 +7,28 @@ else.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexvae_cli.engine.checkpoint import MODEL, WEIGHTS, newest_whole
+from flexvae_cli.engine.checkpoint import MODEL, STATE, TRAINING, WEIGHTS, newest_whole, read_checkpoint
 from flexvae_cli.engine.files import make_directory, publish_directory, temporary_directory, write_new, writing
-from flexvae_cli.engine.reading import chunks_of
+from flexvae_cli.engine.reading import chunks_of, reading
 from flexvae_cli.engine.rundir import step_directories
-from flexvae_cli.engine.sealed import given, read_sealed, require_digest
-from flexvae_cli.engine.tensorfiles import PICKLE_SUFFIXES, read_tensors, refuse_pickle
+from flexvae_cli.engine.sealed import given, read_sealed, require_digest, write_sealed
+from flexvae_cli.engine.tensorfiles import (
+    PICKLE_SUFFIXES,
+    digest_of_tensors,
+    read_tensors,
+    refuse_pickle,
+    write_tensors,
+)
 from flexvae_cli.errors import ModelError, Problem, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+RAW = "weights."  # part of a checkpoint's training tensors that keeps the raw weights under a running mean
 _EXPECTED = "give a run directory, a checkpoint, or a bundle made by `flexvae export`"
 
 
@@ -32,18 +39,21 @@ class ModelFiles:
     Attributes:
         path: the directory, a bundle or a checkpoint.
         model: its description, as it was given to `save_checkpoint`.
-        weights_hash: sha256 of the weights file.
+        weights_hash: sha256 of the weights file, or of what it would be for raw weights.
         passed_over: newer checkpoints of the same run that are damaged.
+        raw: whether it has the weights that training steps from, not their running mean.
     """
 
     path: Path
     model: dict[str, Any]
     weights_hash: str
     passed_over: tuple[Problem, ...] = ()
+    raw: bool = False
 
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers by name, on the host."""
-        return read_tensors(self.path / WEIGHTS)
+        weights = read_tensors(self.path / WEIGHTS)
+        return weights | _raw_weights(self.path) if self.raw else weights
 
 
 def read_model(path: Path) -> ModelFiles:
@@ -58,14 +68,46 @@ def read_model(path: Path) -> ModelFiles:
     return ModelFiles(path, given(content), content["weights"])
 
 
-def find_model(path: Path) -> ModelFiles:
+def raw_model(found: ModelFiles) -> ModelFiles:
+    """The same model with the weights that training steps from in the place of their running mean.
+
+    Latent statistics are left out: they are those of the mean.
+
+    Raises:
+        ModelError: the model has one set of weights only, or is damaged.
+    """
+    raw = _raw_weights(read_checkpoint(found.path).path) if (found.path / STATE).exists() else {}
+    if not raw:
+        raise ModelError("the model has one set of weights only", where=str(found.path), hint="leave --weights raw out")
+    model = {key: value for key, value in found.model.items() if key not in ("ema", "latents")}
+    return replace(
+        found, model=model, weights_hash=digest_of_tensors(read_tensors(found.path / WEIGHTS) | raw), raw=True
+    )
+
+
+def _raw_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The parameters that training steps from; buffers are those of the model."""
+    tensors = read_tensors(checkpoint / TRAINING)
+    return {name.removeprefix(RAW): tensor for name, tensor in tensors.items() if name.startswith(RAW)}
+
+
+def find_model(path: Path, *, raw: bool = False) -> ModelFiles:
     """The model that a person means: a run, its `ckpt`, a checkpoint, a bundle, or a file in one of the last two.
 
     Of a run it is the newest checkpoint whose model is whole.
 
+    Args:
+        path: where the person points.
+        raw: whether the weights that training steps from are meant, not their running mean.
+
     Raises:
         ModelError: there is none, or it is damaged; the text says what is there instead.
     """
+    found = _find(path)
+    return raw_model(found) if raw else found
+
+
+def _find(path: Path) -> ModelFiles:
     refuse_pickle(path)
     if path.name in {WEIGHTS, MODEL} and path.is_file():
         path = path.parent
@@ -78,7 +120,7 @@ def find_model(path: Path) -> ModelFiles:
     checkpoints = path if step_directories(path) or path.name == "ckpt" else path / "ckpt"
     newest, problems = newest_whole(checkpoints, read_model)
     if newest is not None:
-        return ModelFiles(newest.path, newest.model, newest.weights_hash, tuple(problems))
+        return replace(newest, passed_over=tuple(problems))
     raise ModelError(*problems) if problems else _no_model(path)
 
 
@@ -94,7 +136,7 @@ def _no_model(path: Path) -> ModelError:
     return ModelError("holds no model", where=str(path), hint=_EXPECTED)
 
 
-def export_bundle(source: Path, target: Path) -> ModelFiles:
+def export_bundle(source: Path, target: Path, *, raw: bool = False) -> ModelFiles:
     """Copies the model that `find_model` sees in `source` into a new directory that needs nothing else.
 
     Raises:
@@ -102,17 +144,47 @@ def export_bundle(source: Path, target: Path) -> ModelFiles:
         UsageError: `target` is there already and not an empty directory.
         DiskFullError: there is no room; nothing is left behind.
     """
-    found = find_model(source)
-    with writing(target, sum((found.path / name).stat().st_size for name in (WEIGHTS, MODEL))):
-        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-            raise UsageError("is there already", where=str(target), hint="choose a new directory")
+    return write_bundle(find_model(source, raw=raw), target)
+
+
+def write_bundle(found: ModelFiles, target: Path, **changes: Any) -> ModelFiles:
+    """`export_bundle` for a model that was found already.
+
+    Args:
+        found: the model.
+        target: the directory.
+        changes: keys of the description that the copy has otherwise.
+
+    Raises:
+        ModelError: the model has been damaged or removed since it was found.
+    """
+    with reading(found.path):
+        needed = sum((found.path / name).stat().st_size for name in (WEIGHTS, MODEL))
+    with writing(target, needed):
+        require_new(target)
         make_directory(target.parent)
         with temporary_directory(target.absolute().with_name(f".tmp-{os.getpid()}-{target.name}")) as temporary:
-            for name in (WEIGHTS, MODEL):
-                write_new(temporary / name, chunks_of(found.path / name))
+            if found.raw:
+                write_tensors(temporary / WEIGHTS, found.weights())
+            else:
+                write_new(temporary / WEIGHTS, chunks_of(found.path / WEIGHTS))
+            if found.raw or changes:
+                write_sealed(temporary / MODEL, found.model | changes, weights=found.weights_hash)
+            else:
+                write_new(temporary / MODEL, chunks_of(found.path / MODEL))
             read_model(temporary)
             publish_directory(temporary, target)
-    return ModelFiles(target, found.model, found.weights_hash, found.passed_over)
+    return ModelFiles(target, found.model | changes, found.weights_hash, found.passed_over)
+
+
+def require_new(target: Path) -> None:
+    """Refuses to write a bundle over anything.
+
+    Raises:
+        UsageError: `target` is there already and not an empty directory.
+    """
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise UsageError("is there already", where=str(target), hint="choose a new directory")
 
 
 def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

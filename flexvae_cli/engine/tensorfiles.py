@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> Digest:
         ValueError: a tensor has a type that the format has no name for.
     """
     return write_new(path, _safetensors_chunks(tensors))
+
+
+def digest_of_tensors(tensors: dict[str, Tensor]) -> str:
+    """The sha256 of the file that `write_tensors` would write."""
+    sha256 = hashlib.sha256()
+    for chunk in _safetensors_chunks(tensors):
+        sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Measuring trained models: images, latents, and one model against another."""
