@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from flexvae_cli.api import (
-    Batch,
     LayerSpec,
-    Range,
     Rule,
     Shape,
     ShapeError,
@@ -16,12 +13,12 @@ from flexvae_cli.api import (
     Step,
     bottleneck,
     hookimpl,
-    loss,
     same,
 )
+from flexvae_cli.builtin_losses import LOSSES
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 FLEXVAE_API = 1
 
@@ -64,66 +61,6 @@ def none() -> nn.Module:
     return Plain()
 
 
-@loss("mse")
-def mse() -> Callable[[Batch], Tensor]:
-    """Squared error, mean over all elements of all samples."""
-    from flexvae_cli.engine.losses.reconstruction import mse
-
-    return mse
-
-
-@loss("l1")
-def l1() -> Callable[[Batch], Tensor]:
-    """Absolute error, mean over all elements of all samples."""
-    from flexvae_cli.engine.losses.reconstruction import l1
-
-    return l1
-
-
-@loss("huber")
-def huber(delta: Annotated[float, Range(1e-6)] = 1.0) -> Callable[[Batch], Tensor]:
-    """Huber loss, mean over all elements: half the squared error below `delta`, linear above.
-
-    Args:
-        delta: where it turns linear, in units of the samples' [-1, 1].
-    """
-    from flexvae_cli.engine.losses.reconstruction import Huber
-
-    return Huber(delta)
-
-
-@loss("bce")
-def bce() -> Callable[[Batch], Tensor]:
-    """Binary cross-entropy, mean over all elements: the decoder's output is logits, samples are mapped to [0, 1]."""
-    from flexvae_cli.engine.losses.reconstruction import bce
-
-    return bce
-
-
-@loss("kld")
-def kld() -> Callable[[Batch], Tensor]:
-    """KL divergence to the standard normal: summed over a sample's latent elements, mean over samples, in nats."""
-    from flexvae_cli.engine.losses.latent import kl_divergence
-
-    return kl_divergence
-
-
-@loss("ssim")
-def ssim() -> Callable[[Batch], Tensor]:
-    """1 - SSIM with an 11-pixel Gaussian window, mean over samples (Wang et al., 2004)."""
-    from flexvae_cli.engine.losses.ssim import ssim_loss
-
-    return ssim_loss
-
-
-@loss("sparse")
-def sparse() -> Callable[[Batch], Tensor]:
-    """Mean absolute value of the latent's elements."""
-    from flexvae_cli.engine.losses.latent import sparsity
-
-    return sparsity
-
-
 @hookimpl
 def flexvae_bottlenecks() -> list[LayerSpec]:
     return [kl, none]
@@ -131,4 +68,4 @@ def flexvae_bottlenecks() -> list[LayerSpec]:
 
 @hookimpl
 def flexvae_losses() -> list[Spec]:
-    return [mse, l1, huber, bce, kld, ssim, sparse]
+    return [*LOSSES]

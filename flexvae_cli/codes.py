@@ -192,14 +192,17 @@ def _param(spec: Spec, positionals: list[Param], number: int, argument: Argument
 
 
 def canonical(spec: Spec, values: Mapping[str, Any]) -> str:
-    """The one text of a meaning: values as far as the last that differs from its default, then options in order."""
+    """The one text of a meaning: values as far as the last that differs from its default, then options in order.
+
+    The path of a file of weights is left out: no code can hold it.
+    """
     parts = [spec.name]
-    positionals = [p for p in spec.params if p.positional]
+    positionals = [p for p in spec.params if p.positional and p.kind != "file"]
     given = [i for i, p in enumerate(positionals) if p.required or values[p.name] != p.default]
     last = given[-1] + 1 if given else 0
     # A default of None has no text: what stands behind it is written by name.
     last = next((i for i, p in enumerate(positionals[:last]) if values[p.name] is None), last)
     parts += [p.format(values[p.name]) for p in positionals[:last]]
-    rest = positionals[last:] + [p for p in spec.params if not p.positional]
+    rest = positionals[last:] + [p for p in spec.params if not p.positional and p.kind != "file"]
     parts += [f"{p.option}={p.format(values[p.name])}" for p in rest if p.required or values[p.name] != p.default]
     return "_".join(parts)

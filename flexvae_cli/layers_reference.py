@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flexvae_cli.api import LayerSpec, Param, Spec
+from flexvae_cli.api import REDUCTIONS, LayerSpec, LossSpec, Param, Spec
 from flexvae_cli.api.trace import text
 from flexvae_cli.registry import CORE, Registered
 
@@ -45,12 +45,30 @@ def reference() -> str:
 
 
 def _section(spec: Spec) -> str:
-    parts = [f"### {spec.name}", f"`{spec.usage}`", spec.summary, spec.details]
+    parts = [f"### {spec.name}", f"`{spec.usage}`", spec.summary, spec.details, *_facts(spec)]
     if spec.params:
         rows = "\n".join(f"| {' | '.join(_markdown_cells(param))} |" for param in spec.params)
         parts.append(f"| parameter | wants | default | meaning |\n| --- | --- | --- | --- |\n{rows}")
     parts += ["\n".join(f"- `{e.code}`: {text(e.takes)} -> {text(e.gives)}" for e in spec.examples)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(spec: Spec) -> Iterator[str]:
+    """What is known of a loss beside its parameters."""
+    if spec.kind == "loss":
+        dims = dims_of(spec)
+        yield f"Reduction: {reduction_of(spec)}." + (f" For {dims}-D data." if dims else "")
+
+
+def dims_of(spec: Spec) -> int | None:
+    """The number of spatial axes that a layer or loss takes; None where it takes any."""
+    return spec.dims if isinstance(spec, LayerSpec | LossSpec) else None
+
+
+def reduction_of(spec: Spec) -> str:
+    """The reduction of a loss in words, behind its name: `element (mean over all elements of all samples)`."""
+    reduction = spec.reduction if isinstance(spec, LossSpec) else None
+    return f"{reduction} ({REDUCTIONS[reduction]})" if reduction else REDUCTIONS[None]
 
 
 def _markdown_cells(param: Param) -> Iterator[str]:
@@ -74,7 +92,8 @@ def described(entry: Registered) -> dict[str, Any]:
         "usage": spec.usage,
         "summary": spec.summary,
         "details": spec.details,
-        "dims": spec.dims if isinstance(spec, LayerSpec) else None,
+        "dims": dims_of(spec),
+        **({"reduction": spec.reduction if isinstance(spec, LossSpec) else None} if spec.kind == "loss" else {}),
         "static_rule": isinstance(spec, LayerSpec) and spec.trace is not None,
         "distribution": entry.distribution,
         "version": entry.version,

@@ -322,7 +322,9 @@ def test_a_wrong_rule_of_a_bottleneck_is_named() -> None:
         check_bottleneck(bent(Encoded, trace=builtin.halves))
 
 
-@pytest.mark.parametrize("spec", builtin.flexvae_losses(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec", [spec for spec in builtin.flexvae_losses() if spec.name != "lpips"], ids=lambda spec: spec.name
+)
 def test_the_losses_that_come_with_the_tool_are_sound(spec: Spec) -> None:
     check_loss(spec)
 

@@ -62,6 +62,7 @@ def test_the_public_package_costs_nothing():
         ["plugins"],
         ["config", "schema"],
         ["config", "check", "--config", str(ROOT / "configs/seed.toml")],
+        ["config", "explain-loss", "--config", str(ROOT / "configs/seed.toml")],
         ["inspect", str(ROOT / "configs/structures/encoder.json")],
         ["inspect", str(ROOT / "configs/seed.toml"), "--json"],
     ],
@@ -131,6 +132,7 @@ def test_nothing_we_ship_unpickles_or_evaluates():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                if name in calls or name == "torch.load":
+                restricted = path.name == "pickles.py" and "weights_only=True" in map(ast.unparse, node.keywords)
+                if name in calls or (name == "torch.load" and not restricted):
                     wrong.append(f"{path.name}:{node.lineno} calls {name}")
     assert not wrong

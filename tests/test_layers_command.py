@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flexvae_cli import plugins
-from flexvae_cli.api import layer, same
+from flexvae_cli.api import layer, loss, same
 from flexvae_cli.errors import UsageError
 from flexvae_cli.layers_reference import reference
 from flexvae_cli.main import app
@@ -115,6 +115,22 @@ def test_a_code_that_two_plugins_bring_shows_both(monkeypatch):
     assert "from one 1.0" in result.stdout
     assert "from two 1.0" in result.stdout
     assert "several plugins bring 'Snake'" in result.stderr
+
+
+def test_a_loss_tells_its_reduction(monkeypatch):
+    assert "reduction: latent-sum (sum over a sample's latent elements, mean over samples)" in layers("kld").stdout
+    assert "Reduction: element (mean over all elements of all samples). For 2-D data." in reference()
+    found = json.loads(layers("ssim", "--json").stdout)["losses"][0]
+    assert (found["reduction"], found["dims"]) == ("sample", 2)
+
+    @loss("Silent")
+    def silent():
+        """Says nothing of it."""
+
+    registry = Registry([Registered(silent, "elsewhere", "1.0")])
+    monkeypatch.setattr(plugins, "installed", lambda: plugins.Plugins((), registry))
+    assert "reduction: unstated" in layers("Silent").stdout
+    assert json.loads(layers("Silent", "--json").stdout)["losses"][0]["reduction"] is None
 
 
 def test_neither_layers_nor_plugins_imports_torch():

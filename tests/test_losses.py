@@ -1,4 +1,4 @@
-"""The loss against the formula written out by hand."""
+"""The losses against formulas written out by hand, and their gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -6,37 +6,46 @@ import math
 
 import pytest
 import torch
+from pytorch_msssim import ms_ssim
 
-from flexvae_cli.api import Batch, Encoded, Gaussian
+from flexvae_cli.api import Batch, Encoded, Gaussian, loss
+from flexvae_cli.api.testing import check_loss
+from flexvae_cli.builtin_losses import LOSSES, quantizers
+from flexvae_cli.codes import Bound
+from flexvae_cli.engine.losses.spectrum import FocalFrequency, focus, transform
 from flexvae_cli.engine.losses.total import TotalLoss
-from flexvae_cli.objective import Term
+from flexvae_cli.objective import Ramp, Term
 from flexvae_cli.plugins import installed
 from flexvae_cli.structure import bind_code
 
 
-def term(name: str, code: str, weight: float) -> Term:
+def term(name: str, code: str, weight: float, **more) -> Term:
     problems = []
     bound = bind_code(code, "loss", installed().registry, "x", problems, {})
     assert not problems
-    return Term(name, bound, weight)
+    return Term(name, bound, weight, **more)
 
 
-def batch(size=(2, 3, 24, 24), *, spread=1.0) -> Batch:
+def batch(size=(2, 3, 24, 24), *, spread=1.0, dtype=torch.float32) -> Batch:
     draw = torch.Generator().manual_seed(1)
-    x = torch.rand(size, generator=draw) * 2 - 1
-    output = torch.randn(size, generator=draw) * spread
-    mean, log_variance = torch.randn(2, 4, 3, 3, generator=draw), torch.randn(2, 4, 3, 3, generator=draw)
+    x = torch.rand(size, generator=draw, dtype=dtype) * 2 - 1
+    output = torch.randn(size, generator=draw, dtype=dtype) * spread
+    mean, log_variance = (torch.randn(2, 4, 3, 3, generator=draw, dtype=dtype) for _ in range(2))
     return Batch(x, output, output, Encoded(mean * 2, Gaussian(mean, log_variance)))
 
 
-def gaussian_ssim(a: torch.Tensor, b: torch.Tensor, data_range: float) -> float:
-    """SSIM of Wang et al. (2004) by explicit windows: 11x11, sigma 1.5, K = 0.01 and 0.03, no padding."""
-    line = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+def value(code: str, b: Batch) -> float:
+    return term("t", code, 1.0).bound.build()(b).item()
+
+
+def gaussian_ssim(a: torch.Tensor, b: torch.Tensor, data_range: float, size: int = 11) -> float:
+    """SSIM of Wang et al. (2004) by explicit windows: sigma 1.5, K = 0.01 and 0.03, no padding."""
+    line = torch.exp(-((torch.arange(float(size)) - size // 2) ** 2) / (2 * 1.5**2))
     window = torch.outer(line, line) / line.sum() ** 2
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
 
     def local(t):
-        return (t.unfold(2, 11, 1).unfold(3, 11, 1) * window).sum((-1, -2))
+        return (t.unfold(2, size, 1).unfold(3, size, 1) * window).sum((-1, -2))
 
     mu_a, mu_b = local(a), local(b)
     var_a, var_b, cov = local(a * a) - mu_a**2, local(b * b) - mu_b**2, local(a * b) - mu_a * mu_b
@@ -52,7 +61,7 @@ def test_the_total_is_the_seed_s_formula():
         term("ssim", "ssim", 0.5),
         term("sparse", "sparse", 1.0),
     ]
-    values = TotalLoss(terms)(b)
+    values = TotalLoss(terms)(b, 0)
     mean, log_variance = b.encoded.posterior
     reconstruction = ((b.output - b.x) ** 2).mean()
     kld = sum(-0.5 * (1 + log_variance[i] - mean[i] ** 2 - log_variance[i].exp()).sum() for i in range(2)) / 2
@@ -71,6 +80,7 @@ def test_the_total_is_the_seed_s_formula():
         ("mse", lambda d, b: (d**2).mean()),
         ("l1", lambda d, b: d.abs().mean()),
         ("huber_0.25", lambda d, b: torch.where(d.abs() < 0.25, 0.5 * d**2, 0.25 * (d.abs() - 0.125)).mean()),
+        ("charbonnier_0.5", lambda d, b: (d**2 + 0.25).sqrt().mean()),
         (
             "bce",
             lambda d, b: (
@@ -80,50 +90,261 @@ def test_the_total_is_the_seed_s_formula():
                 ).mean()
             ),
         ),
+        (
+            "gradient",
+            lambda d, b: (d[:, :, 1:] - d[:, :, :-1]).abs().mean() / 2 + (d[..., 1:] - d[..., :-1]).abs().mean() / 2,
+        ),
+        ("fft", lambda d, b: spectrum(d).abs().mean()),
+        ("fft_amplitude", lambda d, b: (spectrum(b.output).abs() - spectrum(b.x).abs()).abs().mean()),
+        ("ffl_0", lambda d, b: (d**2).mean()),  # Parseval
     ],
 )
 def test_reconstruction_losses_by_hand(code, formula):
     b = batch()
-    values = TotalLoss([term("reconstruction", code, 1.0)])(b)
+    values = TotalLoss([term("reconstruction", code, 1.0)])(b, 0)
     assert values["loss"].item() == pytest.approx(formula(b.output - b.x, b).item(), rel=1e-5)
+
+
+def spectrum(x: torch.Tensor) -> torch.Tensor:
+    """The orthonormal transform of (b, c, h, w) as two matrix products."""
+    for axis in (2, 3):
+        n = x.shape[axis]
+        at = torch.arange(n, dtype=torch.float64)
+        matrix = torch.exp(-2j * math.pi * torch.outer(at, at) / n) / math.sqrt(n)
+        x = torch.movedim(torch.movedim(x, axis, -1).to(torch.complex128) @ matrix, -1, axis)
+    return x
+
+
+def test_focal_frequency_by_hand():
+    """The paper's equations: w = |F_r - F_f|^alpha, over its largest in each channel of each sample."""
+    b = batch((2, 3, 8, 10))
+    error = spectrum(b.output - b.x).abs()
+    weight = error**1.5
+    weight = weight / weight.flatten(2).max(dim=2).values[:, :, None, None]
+    assert value("ffl_1.5", b) == pytest.approx((weight * error**2).mean().item(), rel=1e-5)
+    assert value("ffl", b._replace(reconstruction=b.x)) == 0.0
+
+
+def test_the_focus_is_a_constant_to_the_gradient():
+    """With the weights held still it is a quadratic form, and that is what the gradient belongs to."""
+    b = batch((2, 2, 6, 5), dtype=torch.float64)
+    y = b.output.clone().requires_grad_()
+    FocalFrequency(1.0)(b._replace(reconstruction=y)).backward()
+    error = transform(b.output - b.x)
+    weight = focus(error.abs() ** 2, 1.0)
+    by_hand = torch.fft.ifft2(weight * error, norm="ortho").real * 2 / error.numel()
+    assert torch.allclose(y.grad, by_hand, atol=1e-12)
+    assert weight.amax() == 1.0
+
+
+@pytest.mark.parametrize("size", [(2, 3, 24), (2, 1, 6, 8, 10)])
+def test_losses_of_other_dimensions(size):
+    b = batch(size)
+    d = b.output - b.x
+    slopes = [(d.narrow(i, 1, n - 1) - d.narrow(i, 0, n - 1)).abs().mean() for i, n in enumerate(size) if i > 1]
+    assert value("gradient", b) == pytest.approx((sum(slopes) / len(slopes)).item(), rel=1e-5)
+    assert value("fft", b._replace(reconstruction=b.x)) == 0.0
+    constant = torch.full_like(b.x, 0.5)  # all of it lies at frequency 0
+    n = math.prod(size[2:])
+    assert value("fft", b._replace(reconstruction=b.x + constant)) == pytest.approx(0.5 / math.sqrt(n), rel=1e-3)
+
+
+def test_ssim_and_its_scales():
+    b = batch(spread=0.3)
+    assert value("ssim_7", b) == pytest.approx(1 - gaussian_ssim(b.output, b.x, 2.0, size=7), rel=1e-4)
+    assert value("ssim", b._replace(reconstruction=b.x)) == pytest.approx(0, abs=1e-5)
+    large = batch((2, 1, 40, 36), spread=0.1)
+    x, y = (large.x + 1) / 2, (large.x + large.output + 1) / 2
+    near = large._replace(reconstruction=large.x + large.output)
+    assert value("msssim_3", near) == pytest.approx(1 - ms_ssim(x, y, data_range=1.0, win_size=3).item(), rel=1e-4)
+    assert value("msssim_3", large._replace(reconstruction=large.x)) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_kl_of_the_standard_normal_is_zero_and_of_a_shifted_one_known():
     zero = torch.zeros(3, 2, 4, 4)
-    loss = TotalLoss([term("kld", "kld", 1.0)])
+    kl = TotalLoss([term("kld", "kld", 1.0)])
     b = batch()
-    assert loss(b._replace(encoded=Encoded(zero, Gaussian(zero, zero))))["loss"].item() == 0.0
-    shifted = loss(b._replace(encoded=Encoded(zero, Gaussian(zero + 2.0, zero + math.log(4.0)))))["loss"].item()
+    assert kl(b._replace(encoded=Encoded(zero, Gaussian(zero, zero))), 0)["loss"].item() == 0.0
+    shifted = kl(b._replace(encoded=Encoded(zero, Gaussian(zero + 2.0, zero + math.log(4.0)))), 0)["loss"].item()
     assert shifted == pytest.approx(32 * 0.5 * (4.0 + 4.0 - 1 - math.log(4.0)))  # 32 elements to a sample
 
 
-def test_ssim_of_equal_images_costs_nothing():
-    b = batch()
-    assert TotalLoss([term("ssim", "ssim", 1.0)])(b._replace(reconstruction=b.x))["loss"].item() == pytest.approx(
-        0, abs=1e-5
-    )
+def test_free_bits_are_a_floor_for_each_channel():
+    """Three channels at 0.02, 0.5 and 2 nats per element; the mean over batch and positions counts, no element."""
+    nats = torch.tensor([0.02, 0.5, 2.0])[:, None, None]
+    mean = (2 * nats).sqrt().repeat(4, 1, 5, 3)
+    mean[:2, 1] *= math.sqrt(1.9)  # half of the samples above, half below; their mean stays 0.5
+    mean[2:, 1] *= math.sqrt(0.1)
+    mean.requires_grad_()
+    b = batch()._replace(encoded=Encoded(mean, Gaussian(mean, torch.zeros_like(mean))))
+    found = term("kld", "kld_0.4", 1.0).bound.build()(b)
+    assert found.item() == pytest.approx((0.4 + 0.5 + 2.0) * 15, rel=1e-5)
+    found.backward()
+    assert not mean.grad[:, 0].any()
+    assert mean.grad[:, 1:].all()
+    assert value("kld", b) == pytest.approx((0.02 + 0.5 + 2.0) * 15, rel=1e-5)
 
 
-@pytest.mark.parametrize("code", ["mse", "l1", "huber", "bce", "kld", "ssim", "sparse"])
-def test_every_term_moves_what_it_measures(code):
-    """Finite differences along the gradient: the term is connected to the nets and its sign is right."""
-    b = batch(spread=0.3)
-    leaves = [b.output, *b.encoded.posterior, b.encoded.z]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    loss = TotalLoss([term("t", code, 1.0)])
+CODES = [
+    "mse",
+    "l1",
+    "huber_0.5",
+    "charbonnier_0.1",
+    "bce",
+    "gradient",
+    "fft",
+    "fft_amplitude",
+    "ffl_0",
+    "ssim_5",
+    "msssim_3",
+    "kld",
+    "kld_0.01",
+    "sparse",
+]
 
-    def value(parts):
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_gradient_is_that_of_finite_differences(code):
+    """In float64 along random directions of the reconstruction, the posterior and the latent; no part is detached."""
+    b = batch((2, 1, 33, 35) if code.startswith("msssim") else (2, 2, 6, 7), spread=0.4, dtype=torch.float64)
+    if code.startswith("msssim"):  # far from the samples, factors below 0 are cut off
+        b = b._replace(output=b.x + 0.1 * b.output)
+    function = term("t", code, 1.0).bound.build()
+    leaves = [each.clone().requires_grad_() for each in (b.output, *b.encoded.posterior, b.encoded.z)]
+
+    def at(parts):
         out, mean, log_variance, z = parts
-        return loss(Batch(b.x, out, out, Encoded(z, Gaussian(mean, log_variance))))["loss"]
+        return function(Batch(b.x, out, out, Encoded(z, Gaussian(mean, log_variance))))
 
-    gradients = torch.autograd.grad(value(leaves), leaves, allow_unused=True)
-    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
-    norm = sum(g.square().sum() for g in gradients).sqrt()
-    assert norm > 0
-    step = 1e-2
-    with torch.no_grad():
-        up, down = (
-            value([x + sign * step * g / norm for x, g in zip(leaves, gradients, strict=True)]) for sign in (1, -1)
-        )
-    assert ((up - down) / (2 * step)).item() == pytest.approx(norm.item(), rel=0.05)
+    gradients = torch.autograd.grad(at(leaves), leaves, allow_unused=True)
+    reached = [gradient is not None and bool(gradient.any()) for gradient in gradients]
+    assert reached == {"kld": [False, True, True, False], "sparse": [False, False, False, True]}.get(
+        code.partition("_")[0], [True, False, False, False]
+    )
+    draw = torch.Generator().manual_seed(3)
+    for _ in range(4):
+        way = [torch.randn(leaf.shape, generator=draw, dtype=torch.float64) for leaf in leaves]
+        slope = sum((g * w).sum() for g, w in zip(gradients, way, strict=True) if g is not None)
+        with torch.no_grad():
+            up, down = (at([leaf + h * w for leaf, w in zip(leaves, way, strict=True)]) for h in (1e-6, -1e-6))
+        assert ((up - down) / 2e-6).item() == pytest.approx(slope.item(), rel=2e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_no_loss_waits_for_the_device(code):
+    """On the meta device a number that is read is an error."""
+    function = term("t", code, 1.0).bound.build()
+    with torch.device("meta"):
+        out, mean = torch.zeros(2, 1, 40, 40), torch.zeros(2, 4, 3, 3)
+        assert function(Batch(out, out, out, Encoded(mean, Gaussian(mean, mean)))).shape == ()
+
+
+def test_every_loss_states_its_reduction():
+    assert [spec.name for spec in LOSSES if spec.reduction is None] == []
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda b: (b.output.detach() - b.x).square().mean(), "it has no gradient to the output or the latent"),
+        (lambda b: b.x.square().mean(), "it has no gradient to the output or the latent"),
+        (lambda b: torch.no_grad()(lambda: (b.output - b.x).square().mean())(), "it has no gradient"),
+        (lambda b: (b.x * b.output).mean(), "its gradient is the same whatever the net gives"),
+        (
+            lambda b: torch.nn.functional.binary_cross_entropy_with_logits(b.x, (b.output + 1) / 2),
+            "are two arguments swapped?",
+        ),
+        (lambda b: ((b.output - 3 * b.output.detach()) ** 2).mean(), "it does not fall along its gradient"),
+        (lambda b: (b.output - b.x).square().sum(), "is not the mean of its values for each"),
+        (lambda b: (b.output - b.x.clamp_(-0.5, 0.5)).square().mean(), "it changes its batch in place"),
+    ],
+)
+def test_planted_defects_are_caught(function, message):
+    @loss("probe", reduction="sample")
+    def probe():
+        """A probe."""
+        return function
+
+    with pytest.raises(AssertionError) as caught:
+        check_loss(probe)
+    assert message in str(caught.value)
+
+
+def test_a_sum_over_a_batch_may_be_left_unstated():
+    @loss("probe")
+    def probe():
+        """A probe."""
+        return lambda b: (b.output - b.x).square().sum()
+
+    check_loss(probe)
+
+
+def test_a_reduction_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"loss probe: the reduction is element or .* not 'mean'"):
+        loss("probe", reduction="mean")
+
+
+def test_the_losses_of_samples_see_the_reconstruction_where_the_output_is_logits():
+    b = batch()
+    b = b._replace(reconstruction=b.output.sigmoid() * 2 - 1)
+    for code in ("mse", "l1", "huber", "charbonnier", "gradient", "fft", "ffl", "ssim"):
+        assert value(code, b) == pytest.approx(value(code, b._replace(output=b.reconstruction)))
+        assert value(code, b) != pytest.approx(value(code, b._replace(reconstruction=b.output)))
+
+
+def test_ramps_are_exact():
+    late = Ramp(start=10)
+    assert [late.at(step) for step in (0, 9, 10, 11)] == [0, 0, 1, 1]
+    rising = Ramp(start=10, warmup=4)
+    assert [rising.at(step) for step in (9, 10, 11, 12, 13, 14)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    cyclical = Ramp(warmup=2, cycle=5)
+    assert [cyclical.at(step) for step in range(11)] == [0.5, 1, 1, 1, 1, 0.5, 1, 1, 1, 1, 0.5]
+    assert Ramp().at(0) == 1
+
+
+def test_a_term_is_not_computed_before_its_start():
+    seen = []
+
+    @loss("probe")
+    def probe():
+        """A probe."""
+
+        def measure(b):
+            seen.append(1)
+            return b.output.mean()
+
+        return measure
+
+    b = batch()
+    late = Term("late", Bound(probe, {}), 2.0, Ramp(start=3, warmup=2))
+    silent = Term("silent", term("x", "l1", 0.0).bound, 0.0)
+    total = TotalLoss([term("reconstruction", "mse", 1.0), silent, late])
+    before, first, second = (total(b, step) for step in (2, 3, 4))
+    assert set(before) == {"loss", "reconstruction", "silent"}  # a weight of 0 is logged
+    assert len(seen) == 2
+    assert before["loss"] == before["reconstruction"]
+    assert first["loss"].item() == pytest.approx((before["loss"] + 1.0 * first["late"]).item())
+    assert second["loss"].item() == pytest.approx((before["loss"] + 2.0 * second["late"]).item())
+
+
+def test_quantizers_are_weighed():
+    b = batch()
+    own = torch.tensor(3.0, requires_grad=True)
+    b = b._replace(encoded=b.encoded._replace(loss=own))
+    terms = [term("reconstruction", "mse", 1.0), Term("bottleneck", Bound(quantizers, {}), 0.25)]
+    values = TotalLoss(terms)(b, 0)
+    assert values["bottleneck"].item() == 3.0
+    assert values["loss"].item() == pytest.approx(values["reconstruction"].item() + 0.75)
+    values["loss"].backward()
+    assert own.grad.item() == 0.25
+    unannounced = TotalLoss(terms[:1])(b, 0)
+    assert unannounced["loss"].item() == pytest.approx(values["reconstruction"].item() + 3.0)
+    assert TotalLoss(terms)(b._replace(encoded=b.encoded._replace(loss=None)), 0)["bottleneck"].item() == 0.0
+
+
+def test_phases_share_what_they_have_in_common():
+    one = TotalLoss([term("reconstruction", "huber_0.5", 1.0), term("l1", "l1", 1.0)])
+    two = TotalLoss([term("reconstruction", "huber_0.5", 3.0), term("l1", "huber", 1.0)], before=one)
+    assert two.functions[0] is one.functions[0]
+    assert two.functions[1].delta == 1.0
+    assert two.controller is one.controller

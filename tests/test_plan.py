@@ -53,7 +53,7 @@ def test_the_terms_are_the_seed_s_formula(config):
 def test_without_a_posterior_there_is_no_kl(config, tmp_path):
     (tmp_path / "e.json").write_text(json.dumps(["C2d_3_4_4_4"]))
     assert [t.name for t in make_plan(config("model.bottleneck=None")).terms] == ["reconstruction"]
-    with pytest.raises(UsageError, match=r"loss\.kld_weight wants a KL bottleneck; this one is None"):
+    with pytest.raises(UsageError, match=r"loss\.kld_weight: wants a KL bottleneck; this one is None"):
         make_plan(config("model.bottleneck=None", "loss.kld_weight=1e-6"))
 
 
@@ -68,7 +68,10 @@ def test_bce_makes_the_output_logits(config):
         (["loss.reconstruction=msee"], "loss.reconstruction: unknown loss 'msee'; did you mean 'mse'?"),
         (["loss.reconstruction=huber_0"], "huber delta wants a number, at least 1e-06, not 0"),
         (["loss.reconstruction=kld"], "loss.reconstruction: 'kld' does not compare samples; it has loss.kld_weight"),
-        (["loss.ssim_metrics=true", "data.input=3x8x8"], "loss.ssim_metrics wants sides of at least 11 pixels"),
+        (
+            ["loss.ssim_metrics=true", "data.input=3x8x8"],
+            "loss.ssim_metrics: ssim wants sides of at least 11 pixels; the input is 3x8x8",
+        ),
         (["data.input=3x32"], "data.input: images are channels x height x width"),
         (["data.input=5x32x32"], "images have 1 to 4 channels"),
         (["data.resize=none", "data.min_size=16"], "data.min_size 16 is below the input"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import pluggy
 
 from flexvae_cli.api.docstring import Example
+from flexvae_cli.api.losses import REDUCTIONS, LossSpec, loss
 from flexvae_cli.api.results import Batch, Encoded, Gaussian
 from flexvae_cli.api.spec import (
     Count,
@@ -31,9 +32,9 @@ from flexvae_cli.api.spec import (
     Range,
     Size,
     Spec,
+    WeightFile,
     bottleneck,
     layer,
-    loss,
 )
 from flexvae_cli.api.trace import (
     Reach,
@@ -63,6 +64,7 @@ hookimpl = pluggy.HookimplMarker("flexvae")
 
 __all__ = [
     "API_VERSION",
+    "REDUCTIONS",
     "Batch",
     "Count",
     "Dimension",
@@ -71,6 +73,7 @@ __all__ = [
     "Gaussian",
     "Ints",
     "LayerSpec",
+    "LossSpec",
     "Padding",
     "Param",
     "Probability",
@@ -82,6 +85,7 @@ __all__ = [
     "Size",
     "Spec",
     "Step",
+    "WeightFile",
     "add",
     "attention",
     "bottleneck",

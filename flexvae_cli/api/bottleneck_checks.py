@@ -1,12 +1,9 @@
-"""The checks that `check_bottleneck` runs, and that of `check_loss`."""
+"""The checks that `check_bottleneck` runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 from flexvae_cli.api.checks import Case, Check, Wrong, figures
-from flexvae_cli.api.results import Batch, Encoded, Gaussian
+from flexvae_cli.api.results import Encoded, Gaussian
 from flexvae_cli.api.trace import text
 
 
@@ -87,26 +84,3 @@ BOTTLENECK_CHECKS: dict[str, Check] = {
     "evaluation": _evaluation,
     "sample": _sample,
 }
-
-
-def loss_faults(function: Callable[[Batch], Any]) -> Iterator[str]:
-    """What is wrong with a loss, on two random samples."""
-    import torch
-
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
-    output = (torch.rand(2, 3, 32, 32) * 2 - 1).requires_grad_()
-    mean, log_variance = (torch.randn(2, 4, 8, 8).requires_grad_() for _ in range(2))
-    z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-    value: Any = function(Batch(x, output, output, Encoded(z, Gaussian(mean, log_variance))))
-    if not isinstance(value, torch.Tensor) or value.dim():
-        yield f"it returns {tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__}, no scalar"
-        return
-    if not value.isfinite():
-        yield "its value is not finite"
-    if value.requires_grad:
-        value.backward()  # type: ignore[no-untyped-call]
-    gradients = [leaf.grad for leaf in (output, mean, log_variance) if leaf.grad is not None]
-    if not any(gradient.any() for gradient in gradients):
-        yield "it has no gradient to the output or the latent"
-    elif not all(gradient.isfinite().all() for gradient in gradients):
-        yield "its gradient is not finite"

@@ -42,6 +42,8 @@ Padding = Annotated[int | tuple[int, ...], "size", Range(0)]
 """Like `Size`, from 0."""
 Ints = Annotated[tuple[int, ...], "ints", Range(1)]
 """A list of whole numbers (`8.5.5.5`)."""
+WeightFile = Annotated[str, "file"]
+"""The path of a file of trained weights, which only a table of a config can give: the parameter is called `weights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Param:
     """One parameter of a factory, as codes and help know it."""
 
     name: str
-    kind: Literal["int", "float", "bool", "str", "choice", "size", "ints"]
+    kind: Literal["int", "float", "bool", "str", "choice", "size", "ints", "file"]
     positional: bool
     required: bool
     default: Any = None
@@ -74,6 +76,7 @@ class Param:
             "str": "a word",
             "size": "a size such as 3 or 3x5",
             "ints": "numbers such as 8.5.5",
+            "file": "a file",
         }[self.kind]
         return noun if self.range == Range() else f"{noun}, {self.range}"
 
@@ -109,6 +112,8 @@ class Param:
             if len(parts) <= 16 and all(INTEGER.fullmatch(part) for part in parts):
                 numbers = tuple(int(part) for part in parts)
                 return numbers[0] if self.kind == "size" and len(numbers) == 1 else numbers
+        elif self.kind == "file":
+            raise ValueError("is the path of a file, which no code can hold; write a table, [[loss.term]]")
         raise ValueError(f"wants {self.wants}, not '{text}'")
 
     def format(self, value: Any) -> str:
@@ -200,7 +205,7 @@ def layer(
     """
 
     def declare(factory: Callable[..., Any]) -> LayerSpec:
-        return LayerSpec(**_described("layer", name, factory), trace=trace, dims=dims, meta=meta)
+        return LayerSpec(**described("layer", name, factory), trace=trace, dims=dims, meta=meta)
 
     return declare
 
@@ -218,21 +223,17 @@ def bottleneck(name: str, *, trace: Callable[..., Rule]) -> Callable[[Callable[.
     """
 
     def declare(factory: Callable[..., Any]) -> LayerSpec:
-        return LayerSpec(**_described("bottleneck", name, factory), trace=trace)
+        return LayerSpec(**described("bottleneck", name, factory), trace=trace)
 
     return declare
 
 
-def loss(name: str) -> Callable[[Callable[..., Any]], Spec]:
-    """Declare a loss: its factory returns a function from `Batch` to a scalar tensor."""
+def described(kind: str, name: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    """What signature and docstring of a factory say: the fields of a `Spec`.
 
-    def declare(factory: Callable[..., Any]) -> Spec:
-        return Spec(**_described("loss", name, factory))
-
-    return declare
-
-
-def _described(kind: str, name: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    Raises:
+        ValueError: the name is no name, or a parameter has no type that codes know.
+    """
     if not NAME.fullmatch(name):
         raise ValueError(f"{kind} name {name!r}: want 1 to 32 letters and digits, a letter first")
     doc = parse_docstring(inspect.getdoc(factory) or "")
@@ -242,6 +243,8 @@ def _described(kind: str, name: str, factory: Callable[..., Any]) -> dict[str, A
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValueError(f"{kind} {name}: a factory names all its parameters; *{parameter.name} hides some")
         kind_of, choices, bounds = _kind(hints.get(parameter.name), f"{kind} {name}: parameter {parameter.name}")
+        if kind_of == "file" and parameter.name != "weights":
+            raise ValueError(f"{kind} {name}: a file of weights is the parameter 'weights', not '{parameter.name}'")
         required = parameter.default is parameter.empty
         params.append(
             Param(
@@ -289,7 +292,7 @@ def _kind(hint: Any, where: str) -> tuple[Any, tuple[Any, ...], Range]:
     for mark in marks:
         bounds = mark if isinstance(mark, Range) else bounds
     for mark in marks:
-        if mark in ("size", "ints"):
+        if mark in ("size", "ints", "file"):
             return mark, (), bounds
     if typing.get_origin(hint) is Literal:
         return "choice", typing.get_args(hint), bounds

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flexvae_cli.api.bottleneck_checks import BOTTLENECK_CHECKS, loss_faults
+from flexvae_cli.api.bottleneck_checks import BOTTLENECK_CHECKS
 from flexvae_cli.api.checks import CHECKS, Case, Check, switches
 from flexvae_cli.api.docstring import Example, parse_docstring
+from flexvae_cli.api.loss_checks import loss_faults, shape_for
+from flexvae_cli.api.losses import LossSpec
 from flexvae_cli.api.spec import LayerSpec, Spec
 
 
@@ -64,10 +66,14 @@ def check_bottleneck(spec: LayerSpec) -> None:
 
 
 def check_loss(spec: Spec, **values: Any) -> None:
-    """Hold a loss to its contract: described, and on a synthetic `Batch` a finite scalar with a finite gradient.
+    """Hold a loss to its contract: described, and on a synthetic `Batch` a finite scalar with a gradient.
 
-    The batch is two samples of 3x32x32 in [-1, 1], with a normal posterior; the gradient must reach the decoder's
-    output or the latent.
+    The batch is two samples of 3x32x32 (or larger, where `fits` asks for it) in [-1, 1], with a normal posterior.
+
+    - The gradient is finite and reaches the decoder's output or the latent; a step against it lowers the value; and it
+      depends on what the net gave, as it does not where two arguments are swapped.
+    - The batch stays as it is.
+    - Where a reduction is stated, the value of a batch is the mean of those of its samples.
 
     Args:
         values: the values of parameters that have no default.
@@ -78,7 +84,8 @@ def check_loss(spec: Spec, **values: Any) -> None:
     wrong = list(_described(spec))
     try:
         with _isolated():
-            wrong += loss_faults(spec.factory(**values))
+            stated = isinstance(spec, LossSpec) and spec.reduction is not None
+            wrong += loss_faults(spec.factory(**values), shape_for(spec, values), stated=stated)
     except Exception as error:
         wrong.append(f"does not run: {type(error).__name__}: {error}")
     if wrong:

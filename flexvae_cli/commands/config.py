@@ -1,4 +1,4 @@
-"""`flexvae config`: show, check, schema, new."""
+"""`flexvae config`: show, check, explain-loss, schema, new."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands.explain_loss import explain_loss
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.plan import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and write configs.")
+app.command("explain-loss")(explain_loss)
 
 
 @app.command()

@@ -80,7 +80,7 @@ def _unknown(registry: Registry, code: str, pattern: bool) -> UsageError:
 
 def _print_list(entries: list[Registered]) -> None:
     """One kind, a row for each code."""
-    from flexvae_cli.api import LayerSpec
+    from flexvae_cli.layers_reference import dims_of
 
     columns = (
         ui.Column(entries[0].spec.kind),
@@ -92,8 +92,16 @@ def _print_list(entries: list[Registered]) -> None:
     rows = []
     for entry in entries:
         spec = entry.spec
-        dims = f"{spec.dims}-D" if isinstance(spec, LayerSpec) and spec.dims else "any"
-        rows.append((spec.name, _arguments(spec), spec.summary, dims, f"{entry.distribution} {entry.version}"))
+        dims = dims_of(spec)
+        rows.append(
+            (
+                spec.name,
+                _arguments(spec),
+                spec.summary,
+                f"{dims}-D" if dims else "any",
+                f"{entry.distribution} {entry.version}",
+            )
+        )
     ui.table(columns, rows)
 
 
@@ -115,9 +123,8 @@ def _print_details(entries: list[Registered]) -> None:
 
 
 def _print_spec(entry: Registered) -> None:
-    from flexvae_cli.api import LayerSpec
     from flexvae_cli.api.trace import text
-    from flexvae_cli.layers_reference import shown_default
+    from flexvae_cli.layers_reference import dims_of, reduction_of, shown_default
 
     spec = entry.spec
     ui.data(f"{spec.name} ({spec.kind}): {spec.summary}")
@@ -137,5 +144,7 @@ def _print_spec(entry: Registered) -> None:
         ui.data("")
         for example in spec.examples:
             ui.data(f"{example.code}: {text(example.takes)} -> {text(example.gives)}")
-    dims = f", for {spec.dims}-D data" if isinstance(spec, LayerSpec) and spec.dims else ""
+    if spec.kind == "loss":
+        ui.data(f"\nreduction: {reduction_of(spec)}")
+    dims = f", for {dims_of(spec)}-D data" if dims_of(spec) else ""
     ui.data(f"\nfrom {entry.distribution} {entry.version}{dims}")

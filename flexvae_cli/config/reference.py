@@ -29,6 +29,7 @@ an unknown table or key is an error.
 | `flexvae config new --list` | lists the shipped configs |
 | `flexvae config check` | checks a config and the structure files it names |
 | `flexvae config show` | prints the config with everything merged |
+| `flexvae config explain-loss` | tells what the weights of the loss amount to |
 | `flexvae config schema` | prints a JSON schema, for editors |
 
 **Paths.** A path is relative to the file that it stands in, so a config and its structure files can be moved

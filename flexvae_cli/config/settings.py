@@ -122,12 +122,12 @@ class DataTable(Table):
 
 
 class TermTable(Table):
-    """One more term of the loss; every further key is a parameter of that loss, as `flexvae losses` lists them."""
+    """One more term of the loss; every further key is a parameter of that loss, as `flexvae layers NAME` lists them."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
 
-    name: str = Field(description="name of the loss: `charbonnier`, `ms-ssim`, `lpips`, or one that a plugin brings")
+    name: str = Field(description="name of the loss: `charbonnier`, `msssim`, `lpips`, or one that a plugin brings")
     weight: Weight = Field(1.0, description="factor on the term")
     start: NonNegative = Field(0, description="the step from which the term counts")
     warmup: NonNegative = Field(0, description="steps over which its weight rises from 0, linearly, from `start` on")

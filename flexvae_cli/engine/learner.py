@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from flexvae_cli.engine.adversarial import Adversary, make_adversary
+from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.ema import Ema
 from flexvae_cli.engine.forms import take_form
 from flexvae_cli.engine.freezing import freeze
@@ -38,13 +40,15 @@ class Learner:
         plan: what to do.
         vae: the net, with its first weights, on the device where it is to be trained.
         max_steps: the length of the run, which schedules follow.
+        world: the processes that train it together; by default this one is alone.
 
     Raises:
         UsageError: the device cannot do what is asked for, or a pattern matches no parameter.
     """
 
-    def __init__(self, plan: Plan, vae: VAE, max_steps: int) -> None:
+    def __init__(self, plan: Plan, vae: VAE, max_steps: int, world: World | None = None) -> None:
         train = plan.settings.train
+        self.world = world or World()
         self.plan, self.vae, self.max_steps = plan, vae, max_steps
         self.device = next(vae.parameters()).device
         self.precision = Precision(train.precision, self.device)
@@ -53,7 +57,9 @@ class Learner:
         for phase in reversed(plan.phases):  # every pattern is tried before the first step; the first phase stays
             self._enter(phase)
         self.optimization = Optimization(vae, plan.settings.optimizer)
-        self.adversary: Any = None
+        self.adversary = make_adversary(plan, vae)
+        for module in self.modules():
+            self.world.share(module.state_dict().values())
         self.ema = Ema(vae, plan.settings.ema)  # of the weights as training starts from them
         self.plateau = Plateau(plan.settings.schedule)
         self.health = Health(self.device)
@@ -64,10 +70,11 @@ class Learner:
 
     @cached_property
     def _losses(self) -> dict[int, TotalLoss]:
-        """By the start of their phase."""
-        first = TotalLoss(self.plan.phases[0].terms)
-        rest = {p.start: TotalLoss(p.terms) for p in self.plan.phases[1:]}
-        return {0: first, **rest}
+        """By the start of their phase; what they have in common, they share."""
+        losses: dict[int, TotalLoss] = {}
+        for phase in self.plan.phases:
+            losses[phase.start] = TotalLoss(phase.terms, next(reversed(losses.values()), None))
+        return losses
 
     def loss_at(self, step: int) -> TotalLoss:
         """The loss of the phase that a step belongs to."""
@@ -81,7 +88,7 @@ class Learner:
             "scale": self.precision.scale,
             "plateau": self.plateau,
             "health": self.health,
-            **{f"loss{start or ''}": loss for start, loss in self._losses.items()},
+            "loss": self._losses[0],
         }
         if self.adversary is not None:
             parts["adversary"] = self.adversary
@@ -111,13 +118,14 @@ class Learner:
         """One optimizer step over a batch that is cut into micro-batches.
 
         The gradient is that of the mean over all samples of the batch, however it is cut: a micro-batch weighs as many
-        samples as it has. The global generators are re-seeded from (seed, step, k) before micro-batch k, so a step's
-        result depends on weights, samples and these numbers alone.
+        samples as it has, and several processes add up what they have. The global generators are re-seeded from
+        (seed, step, k) before micro-batch k of all processes' together, so a step's result depends on weights, samples
+        and these numbers alone.
 
         Args:
             step: its number, from 0.
             micro_batches: samples (b_k, c, *space) in [-1, 1] as `prepare` leaves them.
-            samples: of the whole step, where these are not all of them.
+            samples: of the whole step, over all processes, where these are not all of them.
 
         Returns:
             `loss`, each of its terms, unweighted, and `gradient_norm`, before clipping: scalars on the device.
@@ -133,11 +141,12 @@ class Learner:
         samples = samples or sum(len(x) for x in micro_batches)
         totals: dict[str, Tensor] = {}
         for k, x in enumerate(micro_batches):
-            seed_everything(self.plan.settings.train.seed, step, k)
+            seed_everything(self.plan.settings.train.seed, step, k * self.world.size + self.world.rank)
             share = len(x) / samples
             for name, value in self._backward(x, share, step, adversary).items():
                 part = value.detach() * share
                 totals[name] = totals[name] + part if name in totals else part
+        totals = self.world.sum_values(totals, idle=samples < self.world.size)
         self._update(step, totals, adversary)
         return totals
 
@@ -146,7 +155,7 @@ class Learner:
         for module in self._still:
             module.eval()
 
-    def _backward(self, x: Tensor, share: float, step: int, adversary: Any) -> dict[str, Tensor]:
+    def _backward(self, x: Tensor, share: float, step: int, adversary: Adversary | None) -> dict[str, Tensor]:
         """The gradients of one micro-batch; returns its values."""
         scale = self.precision.scale.value
         with self.precision.autocast():
@@ -163,18 +172,20 @@ class Learner:
                 values |= adversary.discriminator_backward(x, fake, scale * share, step)
         return values
 
-    def _update(self, step: int, totals: dict[str, Tensor], adversary: Any) -> None:
+    def _update(self, step: int, totals: dict[str, Tensor], adversary: Adversary | None) -> None:
         """Let the gradients of a whole step act, unless a number is not finite."""
         optimizations = [self.optimization] + ([adversary.optimization] if adversary is not None else [])
         scale = self.precision.scale
         bad = ~torch.isfinite(totals["loss"])
         for optimization, name in zip(optimizations, ("gradient_norm", "discriminator_gradient_norm"), strict=False):
+            self.world.sum_gradients(optimization.named.values())
             scale.unscale(optimization.gradients())
             totals[name] = optimization.clip()
             bad = bad | ~torch.isfinite(totals[name])
         rate = rate_factor(step, self.plan.settings.schedule, self.max_steps) * self.plateau.factor
         for optimization in optimizations:
             optimization.step(rate, bad)
+        self.world.mix(buffer for module in self.modules() for buffer in module.buffers())
         self.ema.update(step)
         self.loss_at(step).update(totals)
         if adversary is not None:

@@ -1,9 +1,10 @@
-"""How far a reconstruction is from the samples. All reduce by the mean over every element."""
+"""How far a reconstruction is from the samples, element by element. All reduce by the mean over every element."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,11 +12,11 @@ from flexvae_cli.api import Batch
 
 
 def mse(batch: Batch) -> Tensor:
-    return F.mse_loss(batch.output, batch.x)
+    return F.mse_loss(batch.reconstruction, batch.x)
 
 
 def l1(batch: Batch) -> Tensor:
-    return F.l1_loss(batch.output, batch.x)
+    return F.l1_loss(batch.reconstruction, batch.x)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,18 @@ class Huber:
     delta: float
 
     def __call__(self, batch: Batch) -> Tensor:
-        return F.huber_loss(batch.output, batch.x, delta=self.delta)
+        return F.huber_loss(batch.reconstruction, batch.x, delta=self.delta)
+
+
+@dataclass(frozen=True)
+class Charbonnier:
+    """sqrt(error^2 + eps^2)."""
+
+    eps: float
+
+    def __call__(self, batch: Batch) -> Tensor:
+        error = batch.reconstruction - batch.x
+        return torch.sqrt(error.square() + self.eps**2).mean()
 
 
 def bce(batch: Batch) -> Tensor:
