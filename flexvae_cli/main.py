@@ -30,7 +30,7 @@ from flexvae_cli.commands.report import report
 from flexvae_cli.commands.sample import sample
 from flexvae_cli.commands.stats import stats
 from flexvae_cli.commands.train import train
-from flexvae_cli.errors import DISK_FULL, Exit, FlexVAEError, ResourceError
+from flexvae_cli.errors import DISK_FULL, Exit, FlexVAEError, ResourceError, UsageError
 from flexvae_cli.signals import ending_in_order
 from flexvae_cli.streams import open_streams
 
@@ -129,6 +129,9 @@ def _told(error: Exception) -> FlexVAEError:
         return ResourceError(f"out of memory: {first or type(error).__name__}", hint=hint)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return ResourceError(f"no space left: {first}", hint="make room on the disk")
+    if "does not have a deterministic implementation" in first:  # as torch words it
+        hint = "set train.deterministic = false, or take another layer; nearest upsampling has one"
+        return UsageError(f"not deterministic on this device: {first}", hint=hint)
     return FlexVAEError(f"unexpected {type(error).__name__}: {first}", hint="FLEXVAE_DEBUG=1 shows where")
 
 
