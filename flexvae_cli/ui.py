@@ -90,6 +90,7 @@ class Column:
 
 Cells = Sequence[str]
 GAP = 2  # blank columns of the terminal between two columns of a table
+SPEED_PERIOD = 300.0  # seconds that the time left is reckoned from; steps may take many
 ROOMY = 24  # what a column that can shrink or wrap is given before others are left out
 
 
@@ -179,30 +180,48 @@ def _console(stream: Any) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=False, emoji=False)
 
 
-def _draw_nothing(done: int, text: str = "", total: int | None = None) -> None:
+def _draw_nothing(done: int, text: str | None = None, total: int | None = None) -> None:
     """What `progress` yields where there is no terminal."""
 
 
 @contextmanager
 def progress(total: int, unit: Literal["steps", "images"], done: int = 0) -> Iterator[Any]:
-    """A progress bar on a terminal's stderr; elsewhere nothing is drawn. Yields `advance(done, text, total)`."""
+    """A progress bar, one line, on a terminal's stderr; elsewhere nothing is drawn.
+
+    Yields `advance(done, text, total)`: a text stays until the next one and is cut where the terminal is too narrow; a
+    total sets the clock back, so that what was done before does not count as speed.
+    """
     if output.quiet or not sys.stderr.isatty():
         yield _draw_nothing
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column as Cell
+    from rich.text import Text
+
+    class Description(TextColumn):
+        """The one column that gives way on a narrow terminal: cut, never folded into a second line."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
 
     columns = (
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16, table_column=Cell(no_wrap=True)),
         TextColumn("{task.completed}/{task.total} " + unit),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(table_column=Cell(no_wrap=True)),
         TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        Description("", table_column=Cell(no_wrap=False)),
     )
-    with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
+    drawn = Progress(*columns, console=_console(sys.stderr), transient=True, speed_estimate_period=SPEED_PERIOD)
+    with drawn as bar:
         task = bar.add_task("", total=total, completed=done)
+
+        def advance(done: int, text: str | None = None, total: int | None = None) -> None:
+            if total is not None:
+                bar.reset(task, total=total, completed=done)
+            bar.update(task, completed=done, description=None if text is None else _safe(text))
+
         output.bar = bar
         try:
-            yield lambda done, text="", total=None: bar.update(task, completed=done, description=text, total=total)
+            yield advance
         finally:
             output.bar = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from flexvae_cli.engine.events import BadFileMet, Event, Logged, Started, Validated
-from flexvae_cli.engine.files import writing
+from flexvae_cli.engine.events import BadFileMet, Event, Logged, Noticed, Started, Validated
+from flexvae_cli.engine.files import DiskFullError, writing
 from flexvae_cli.engine.rundir import RunDirectory
 
 
@@ -15,7 +17,7 @@ def recorded(events: Iterable[Event], run: RunDirectory) -> Generator[Event]:
     """Write events down, then pass them on: a checkpoint that follows then knows where its lines end.
 
     Raises:
-        ResourceError: the run directory cannot be written.
+        ResourceError: the run directory cannot be written. Of a full disk the next checkpoint tells.
     """
     boards = [_Board(run)] if find_spec("tensorboard") else []
     told = run.bad_file_names()
@@ -26,13 +28,18 @@ def recorded(events: Iterable[Event], run: RunDirectory) -> Generator[Event]:
                 run.append_bad_file(event.name, event.reason)
             elif isinstance(event, (Logged, Validated)):
                 kind = "train" if isinstance(event, Logged) else "validation"
-                run.append_metrics({"step": event.step, "kind": kind, **event.values})
-            for board in boards:
-                board.add(event)
+                run.append_metrics({"step": event.step, "kind": kind, "time": round(time.time(), 3), **event.values})
+            for board in list(boards):
+                try:
+                    board.add(event)
+                except DiskFullError as full:  # pictures of numbers that metrics.jsonl has
+                    boards.remove(board)
+                    yield Noticed(f"nothing more for TensorBoard: {full.problems[0].what}")
             yield event
     finally:
         for board in boards:
-            board.close()
+            with suppress(DiskFullError):
+                board.close()
 
 
 class _Board:

@@ -1,4 +1,4 @@
-"""Pictures of pictures: originals beside their reconstructions, a grid of samples, a strip of frames."""
+"""Pictures of pictures: originals beside their reconstructions, a grid of samples, a strip of frames, labelled rows."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ class Tile:
     right: str = ""
 
 
-def tile(image: Image.Image, left: str = "", right: str = "") -> Tile:
-    """A tile of an image of any size and mode: transparency on white, at most `LONGEST` pixels along a side."""
+def tile(image: Image.Image, left: str = "", right: str = "", longest: int = LONGEST) -> Tile:
+    """A tile of an image of any size and mode: transparency on white, at most `longest` pixels along a side."""
     if image.mode in ("LA", "RGBA"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, PAPER), image.convert("RGBA"))
     image = image.convert("RGB")
     longer = max(image.size)
-    if longer > LONGEST:
-        width, height = (max(1, round(side * LONGEST / longer)) for side in image.size)
+    small = min(SMALL, longest)
+    if longer > longest:
+        width, height = (max(1, round(side * longest / longer)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    elif longer <= SMALL // 2:
-        factor = SMALL // longer
+    elif longer <= small // 2:
+        factor = small // longer
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return Tile(image, left, right)
 
@@ -59,6 +60,28 @@ def strip(tiles: Sequence[Tile], most: int = 8) -> Image.Image:
     """Tiles in one row, or in several of at most `most` each, as even as can be."""
     rows = math.ceil(len(tiles) / most)
     return _sheet(tiles, math.ceil(len(tiles) / rows))
+
+
+def rows(labelled: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
+    """Rows of tiles that are all of one size, below each other, each under its label; the type grows with the tiles."""
+    width, height = labelled[0][1][0].image.size
+    size = max(CAPTION_SIZE, min(width, height) // 11)
+    line, margin = round(1.5 * size), size
+    words = max(math.ceil(_font(size).getlength(text)) for text, _ in labelled)
+    most = max(len(tiles) for _, tiles in labelled)
+    captions = [line * any(t.left or t.right for t in tiles) for _, tiles in labelled]
+    tall = sum(captions) + len(labelled) * (line + height + margin)
+    wide = max(most * (width + NARROW) - NARROW, words)
+    sheet = Image.new("RGB", (wide + 2 * margin, tall + margin), PAPER)
+    draw, top = ImageDraw.Draw(sheet), margin
+    for (text, tiles), caption in zip(labelled, captions, strict=True):
+        draw.text((margin, top), text, fill=INK, font=_font(size), anchor="la")
+        for index, each in enumerate(tiles):
+            left = margin + index * (width + NARROW)
+            sheet.paste(each.image, (left, top + line))
+            _caption(draw, each, left, top + line + height + size // 4, width, size)
+        top += line + height + caption + margin
+    return sheet
 
 
 def _columns(tiles: Sequence[Tile], per_unit: int) -> int:
@@ -106,12 +129,12 @@ def _fits(image: Image.Image, width: int, height: int) -> bool:
     return image.width <= width and image.height <= height
 
 
-def _caption(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int) -> None:
+def _caption(draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int, size: int = CAPTION_SIZE) -> None:
     """What stands below a tile; the left part is cut in the middle where the two do not fit."""
-    font = _font(CAPTION_SIZE)
+    font = _font(size)
     right = left + width
     draw.text((right, top), tile.right, fill=INK, font=font, anchor="ra")
-    room = width - math.ceil(draw.textlength(tile.right, font=font)) - CAPTION_SIZE
+    room = width - math.ceil(draw.textlength(tile.right, font=font)) - size * bool(tile.right)
     text = shown = "".join(c if c.isprintable() else "?" for c in tile.left)
     kept = len(text)
     while kept > 1 and draw.textlength(shown, font=font) > room:

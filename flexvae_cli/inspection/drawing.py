@@ -50,15 +50,25 @@ def draw(found: Inspection, path: Path) -> None:
     form = path.suffix.lower()
     if form not in SUFFIXES:
         raise UsageError(f"a picture is .svg or .png, not '{path.suffix}'", where=str(path))
-    import matplotlib as mpl
-
     from flexvae_cli.engine.files import replace_file, writing
+
+    data = drawn(found, form)
+    with writing(path, len(data)):
+        replace_file(path, data)
+
+
+def drawn(found: Inspection, form: str = ".svg") -> bytes:
+    """The content of such a file, `.svg` or `.png`.
+
+    Raises:
+        UsageError: the net is too long to be drawn.
+    """
+    import matplotlib as mpl
 
     data = io.BytesIO()
     with mpl.rc_context(STYLE):
         picture(found).savefig(data, format=form[1:], dpi=300, metadata={"Date": None} if form == ".svg" else None)
-    with writing(path, len(data.getvalue())):
-        replace_file(path, data.getvalue())
+    return data.getvalue()
 
 
 def picture(found: Inspection) -> Figure:
