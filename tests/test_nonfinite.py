@@ -22,7 +22,6 @@ from flexvae_cli.errors import DivergedError, ModelError
 from flexvae_cli.plan import make_plan
 
 
-
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "nadam", "radam", "rmsprop", "adafactor"])
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path, name, spoilt):
@@ -189,3 +188,21 @@ def test_the_first_layer_is_named_whether_output_or_gradient(tmp_path, monkeypat
     assert (watch.found.code, watch.found.micro_batch) == ("VAERB_32_32", 0)
     assert "gradient" in watch.found.what
     assert isinstance(learner, Learner)
+
+
+def test_the_command_line_leaves_with_6_and_the_log_says_why(tmp_path, flexvae):
+    plan_of(tmp_path)
+    (tmp_path / "c.toml").write_text(
+        '[model]\nencoder = "e.json"\ndecoder = "d.json"\n[data]\nsource = "builtin:scenery"\ninput = "3x16x16"\n'
+        'validation = 0\nworkers = 0\n[optimizer]\nname = "sgd"\nlr = 1e8\nclip_norm = 0.0\n'
+        '[train]\nrun_dir = "run"\nmax_steps = 40\ndevice = "cpu"\npreview_every = 0\nallocator = "system"\n'
+    )
+    ended = flexvae("train", "--config", tmp_path / "c.toml")
+    assert ended.exit_code == 6
+    assert "training diverged" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "run/log.txt").read_text().splitlines()[-1].startswith("ended by an error: training diverged")
+    report = sorted((tmp_path / "run").glob("nan-step-*.json"))[0]
+    again = flexvae("replay", report, "--json")
+    assert again.exit_code == 0
+    assert json.loads(again.stdout)["finding"]["layer"]

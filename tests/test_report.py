@@ -147,6 +147,9 @@ def test_every_state_of_a_run(finished, run, make_model, tmp_path, photos_folder
     assert facts.problems == ()
     (run / "log.txt").write_text("stopped at step 60, saved\ncontinuing at step 60: run\n")
     assert read_run(run).status == "interrupted"
+    (run / "log.txt").write_text("step 60\nended by an error: training diverged: at step 60 not finite\n")
+    assert read_run(run).status == "diverged"
+    (run / "log.txt").write_text("step 60\n")
     with RunDirectory(run, resume=True):
         assert read_run(run).status == "training"
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexvae_cli import ui
+from flexvae_cli.errors import FlexVAEError
 from flexvae_cli.paths import shown
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def follow(events: Generator[Event], run: RunDirectory, config: Path, steps: int
 
     summary: dict[str, object] = {"run": str(run.path)}
     signal, pace = 0, Pace()
-    with contextlib.closing(events), ui.progress(steps, "steps") as advance:
+    with contextlib.closing(events), _noting_its_end(run), ui.progress(steps, "steps") as advance:
         for event in events:
             if isinstance(event, Started):
                 pace.begin(event.step, event.max_steps)
@@ -68,6 +69,17 @@ def follow(events: Generator[Event], run: RunDirectory, config: Path, steps: int
                 if not (isinstance(event, Logged) and ui.output.bar is not None):
                     ui.say(line)
     return summary, signal
+
+
+@contextlib.contextmanager
+def _noting_its_end(run: RunDirectory) -> Generator[None]:
+    """Whoever reads the log later should find what ended the run."""
+    try:
+        yield
+    except FlexVAEError as error:
+        with contextlib.suppress(FlexVAEError):  # the log may be what cannot be written
+            run.append_log(f"ended by an error: {error.problems[0].what}")
+        raise
 
 
 def told(event: Event, run: RunDirectory, config: Path, pace: Pace) -> list[str]:

@@ -26,7 +26,7 @@ class Facts:
     """A run as its directory tells it.
 
     Attributes:
-        status: `finished`, `training`, `stopped` (by a signal) or `interrupted`.
+        status: `finished`, `training`, `stopped` (by a signal), `diverged` or `interrupted`.
         step: the last step that anything was written of.
         max_steps: the length of the run; None where it cannot be told.
         images: `44 images (16 held out)`, as the log has it.
@@ -163,6 +163,8 @@ def _status(path: Path, log: tuple[str, ...], step: int, max_steps: int | None) 
     last = log[-1] if log else ""
     if last.startswith("done: ") or (max_steps and step >= max_steps):
         return "finished"
+    if last.startswith("ended by an error: training diverged"):
+        return "diverged"
     return "stopped" if last.startswith("stopped at ") else "interrupted"
 
 

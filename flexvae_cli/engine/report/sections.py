@@ -21,6 +21,7 @@ STATUS = {
     "finished": "finished",
     "training": "training now",
     "stopped": "stopped, can be resumed",
+    "diverged": "diverged: see the log",
     "interrupted": "interrupted, can be resumed",
 }
 
