@@ -20,7 +20,7 @@ from flexvae_cli.engine.data.dataset import (
     TrainingImages,
     WholeImages,
 )
-from flexvae_cli.engine.data.loader import batches, evaluation_batches, training_loader, whole_loader
+from flexvae_cli.engine.data.loader import evaluation_batches, training_batches, whole_images
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import Item, list_images
@@ -40,7 +40,7 @@ def items(tmp_path: Path) -> list[Item]:
 
 def drawn(items: list[Item], workers: int, start: int = 0) -> list[MicroBatch]:
     sampler = MicroBatches(len(items), 4, 2, 0, start_step=start, max_steps=8)
-    return list(batches(training_loader(TrainingImages(items, PREPARATION, seed=0), sampler, workers=workers)))
+    return list(training_batches(TrainingImages(items, PREPARATION, seed=0), sampler, workers=workers))
 
 
 def same(first: list[MicroBatch], second: list[MicroBatch]) -> bool:
@@ -77,7 +77,7 @@ def test_validation_again_and_again(items: list[Item]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_whole_images_in_order(items: list[Item], workers: int) -> None:
-    pairs = list(whole_loader(WholeImages(items, 3), workers=workers))
+    pairs = list(whole_images(WholeImages(items, 3), workers=workers))
     assert [item for item, _ in pairs] == items
     assert all(isinstance(p, np.ndarray) and p.shape == (256, 512, 3) for _, p in pairs[:-1])
     assert isinstance(pairs[-1][1], BadFile)
@@ -109,11 +109,11 @@ class Treacherous(TrainingImages):
 def treacherous(how: str) -> Iterator[MicroBatch]:
     dataset = Treacherous(SCENERY, PREPARATION, seed=0)
     dataset.how = how
-    return batches(training_loader(dataset, MicroBatches(10, 1, 1, 0, 0, 50), workers=1))
+    return training_batches(dataset, MicroBatches(10, 1, 1, 0, 0, 50), workers=1)
 
 
 def test_a_dead_worker_is_named() -> None:
-    with pytest.raises(DataError, match=r"a data worker died( \(process \d+\))?\n.*try data.workers = 0"):
+    with pytest.raises(DataError, match=r"a data worker died \(process \d+, exit code 3\) while it read \w+.jpg\n.*try data.workers = 0"):
         list(treacherous("exit"))
 
 
@@ -125,7 +125,7 @@ def test_our_own_defects_are_not_put_down_to_the_workers() -> None:
 READER = """
 import signal, time
 from flexvae_cli.engine.data.dataset import Preparation, TrainingImages
-from flexvae_cli.engine.data.loader import batches, training_loader
+from flexvae_cli.engine.data.loader import training_batches
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import list_images
 
@@ -138,8 +138,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, note)
     items = list_images("builtin:scenery/val")
     dataset = TrainingImages(items, Preparation((3, 16, 16)), seed=0)
-    loader = training_loader(dataset, MicroBatches(10, 2, 1, 0, 0, 10**9), workers=2)
-    for n, batch in enumerate(batches(loader)):
+    stream = training_batches(dataset, MicroBatches(10, 2, 1, 0, 0, 10**9), workers=2)
+    for n, batch in enumerate(stream):
         if n == 3:
             print("ready", flush=True)
         time.sleep(0.01)

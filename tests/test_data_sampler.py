@@ -11,9 +11,17 @@ counts = st.integers(1, 60)
 
 
 def micro_batches(
-    count: int, batch_size: int, accumulate: int, *, start: int = 0, stop: int, seed: int = 0
+    count: int,
+    batch_size: int,
+    accumulate: int,
+    *,
+    start: int = 0,
+    stop: int,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> MicroBatches:
-    return MicroBatches(count, batch_size, accumulate, seed, start_step=start, max_steps=stop)
+    return MicroBatches(count, batch_size, accumulate, seed, start, stop, rank, world)
 
 
 @given(counts, st.integers(1, 70), st.integers(1, 9), st.integers(0, 2))
@@ -67,6 +75,29 @@ def test_accumulation_does_not_change_what_a_step_sees() -> None:
         return [[at for _ in sampler.step_sizes(step) for at in next(micro)] for step in range(6)]
 
     assert steps(1) == steps(3) == steps(4)
+
+
+@given(counts, st.integers(1, 70), st.integers(1, 4), st.integers(1, 5), st.integers(0, 30))
+def test_processes_share_a_step_as_one_process_would_cut_it(
+    count: int, batch_size: int, accumulate: int, world: int, step: int
+) -> None:
+    """Micro-batch k of one process is micro-batch k // world of rank k % world: the same samples, the same size."""
+    alone = micro_batches(count, batch_size, accumulate * world, start=step, stop=step + 1)
+    ranks = [
+        micro_batches(count, batch_size, accumulate, start=step, stop=step + 1, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    whole, parts = list(alone), [list(rank) for rank in ranks]
+    assert [parts[k % world][k // world] for k in range(len(whole))] == whole
+    assert sum(map(len, parts)) == len(whole)
+    assert all([len(micro) for micro in part] == rank.step_sizes(step) for rank, part in zip(ranks, parts, strict=True))
+    assert {rank.step_samples(step) for rank in ranks} == {sum(map(len, whole))}
+    assert bool(parts[0])
+
+
+def test_a_last_step_of_few_samples_leaves_the_last_processes_idle() -> None:
+    sizes = [micro_batches(9, 4, 2, stop=3, rank=rank, world=2).step_sizes(2) for rank in range(2)]
+    assert sizes == [[1], []]
 
 
 def test_starting_late_costs_no_walk_through_the_past() -> None:

@@ -265,7 +265,7 @@ class TrainTable(Table):
     max_steps: Positive | None = Field(None, description="optimizer steps to take; give this or `epochs`")
     epochs: Positive | None = Field(None, description="passes over the training source; give this or `max_steps`")
     batch_size: Positive = Field(8, description="samples per optimizer step, over all processes")
-    accumulate: Positive = Field(1, description="micro-batches that a step is cut into, to save memory")
+    accumulate: Positive = Field(1, description="micro-batches that a step is cut into per process, to save memory")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = Field(
         "auto",
         examples=["auto", "cpu", "cuda", "cuda:1", "mps"],

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from flexvae_cli.engine.place import Place
 from flexvae_cli.errors import UsageError
 
 OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain RuntimeError
@@ -38,6 +39,28 @@ def choose_device(name: str, where: str = "train.device") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError("'mps' is not on this machine", where=where, hint="use auto or cpu")
     return torch.device(name)
+
+
+def device_at(name: str, place: Place, where: str = "train.device") -> torch.device:
+    """The device of a process: its own GPU where there are GPUs, see `choose_device`.
+
+    Raises:
+        UsageError: there are not as many, or the name stands for one device alone.
+    """
+    if place.alone or name == "cpu":
+        return choose_device(name, where)
+    if ":" in name or name == "mps":
+        hint = f"use {name.partition(':')[0]}: every process then takes its own" if ":" in name else "use cpu"
+        raise UsageError(f"'{name}' is one device, for {place.size} processes", where=where, hint=hint)
+    device = choose_device(name, where)
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    if place.local_rank >= count:
+        hint = f"start one for each GPU: torchrun --nproc-per-node {count} ..."
+        what = f"process {place.local_rank} of this machine finds no GPU of its own: there are {count}"
+        raise UsageError(what, where=where, hint=hint)
+    return torch.device("cuda", place.local_rank)
 
 
 def keep_freed_memory(allocator: Literal["keep", "system"] = "keep") -> bool:

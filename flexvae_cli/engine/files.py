@@ -21,6 +21,7 @@ from typing import NamedTuple
 from flexvae_cli.errors import DISK_FULL, ResourceError
 
 CHUNK = 1 << 24  # bytes handed to the system at a time
+ROOM = "make room, or choose another place; what was there is intact"
 CRASH_POINTS = (
     "file.write",  # before each write to a file
     "file.written",  # after each write to a file
@@ -177,25 +178,21 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
         raise ResourceError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
 
 
-def require_space(path: Path, needed: int) -> None:
+def require_space(path: Path, needed: int, hint: str = ROOM) -> None:
     """Refuses at once what cannot fit.
 
     Raises:
         DiskFullError: fewer than `needed` bytes are free where `path` is or will be.
     """
     if _free_space(path) < needed:
-        raise _disk_full(path, needed)
+        raise _disk_full(path, needed, hint)
 
 
 def _free_space(path: Path) -> int:
     return shutil.disk_usage(next(p for p in [path.absolute(), *path.absolute().parents] if p.exists())).free
 
 
-def _disk_full(path: Path, needed: int) -> DiskFullError:
+def _disk_full(path: Path, needed: int, hint: str = ROOM) -> DiskFullError:
     wanted = f"{needed / 1e6:,.1f} MB needed, " if needed else ""
     free = f"{_free_space(path) / 1e6:,.1f} MB free"
-    return DiskFullError(
-        f"no space left: {wanted}{free}",
-        where=str(path),
-        hint="make room, or choose another place; what was there is intact",
-    )
+    return DiskFullError(f"no space left: {wanted}{free}", where=str(path), hint=hint)

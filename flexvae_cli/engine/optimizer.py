@@ -37,7 +37,7 @@ class Optimization:
     def _make(self, groups: dict[tuple[float, float], list[nn.Parameter]]) -> torch.optim.Optimizer:
         table, optim = self.table, torch.optim
         self.factors = [factor for factor, _ in groups]
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in self.named.values())
+        fused = all(p.device.type in ("cpu", "cuda", "mps", "meta") for p in self.named.values())
         params = [
             {"params": parameters, "weight_decay": decay, "lr": table.lr * factor}
             for (factor, decay), parameters in groups.items()
@@ -93,7 +93,7 @@ class Optimization:
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernels read it on the device
             self.optimizer.step()
-        elif not bool(bad):
+        elif bad.is_meta or not bool(bad):
             self.optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:

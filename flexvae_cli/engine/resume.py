@@ -22,6 +22,7 @@ FREE_KEYS = (
     "model.decoder",  # the structures themselves are compared, not where they lie
     "model.encoder",
     "model.init",  # only a start reads it
+    "train.accumulate",  # with the number of processes; `changes` tells what comes of it
     "train.activation_checkpointing",  # recomputes what it would have kept
     "train.allocator",
     "train.checkpoint_every",
@@ -38,23 +39,26 @@ FREE_KEYS = (
 """What a resumed run may change; every other key decides what the weights become."""
 
 
-def run_state(plan: Plan, fingerprint: str, device: torch.device, metrics_offset: int) -> dict[str, Any]:
+def run_state(
+    plan: Plan, fingerprint: str, device: torch.device, metrics_offset: int, processes: int = 1
+) -> dict[str, Any]:
     """What `state.json` says beside the step."""
     return {
         "settings": plan.settings.model_dump(mode="json"),
         "data": fingerprint,
-        "environment": environment(device),
+        "environment": environment(device, processes),
         "metrics_offset": metrics_offset,
     }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What bit-identity holds within: the same library, machine type, device type and thread count."""
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What bit-identity holds within: library, types of machine and device, numbers of threads and processes."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 
@@ -81,7 +85,9 @@ def require_same_run(plan: Plan, checkpoint: Checkpoint) -> None:
         raise UsageError(*problems, Problem("a resumed run keeps its settings", str(checkpoint.path), hint=hint))
 
 
-def changes(plan: Plan, checkpoint: Checkpoint, fingerprint: str, device: torch.device) -> list[str]:
+def changes(
+    plan: Plan, checkpoint: Checkpoint, fingerprint: str, device: torch.device, processes: int = 1
+) -> list[str]:
     """What is allowed to differ, but ends bit-identity with an uninterrupted run."""
     found = []
     stored, train = stored_settings(checkpoint)["train"], plan.settings.train
@@ -89,7 +95,11 @@ def changes(plan: Plan, checkpoint: Checkpoint, fingerprint: str, device: torch.
         found.append("the schedule follows the number of steps, which has changed")
     if checkpoint.state.get("data") != fingerprint:
         found.append("the training images are not the ones that the run was started with")
-    before, now = checkpoint.state.get("environment", {}), environment(device)
+    before = {"processes": 1, **checkpoint.state.get("environment", {})}  # earlier releases knew only one
+    now = environment(device, processes)
+    parts, were = train.accumulate * processes, stored["accumulate"] * before["processes"]
+    if parts != were:
+        found.append(f"a step was cut into {were} micro-batches, is cut into {parts}")
     found += [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
     return found
 

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from flexvae_cli import __version__
-from flexvae_cli.engine.files import make_directory, remove_orphans, replace_file, write_all, writing
+from flexvae_cli.engine.files import make_directory, remove_orphans, replace_file, writing
+from flexvae_cli.engine.lines import APPEND, LineFile
 from flexvae_cli.engine.lock import free_lock, is_ours, take_lock
 from flexvae_cli.engine.reading import json_bytes, read_json
-from flexvae_cli.errors import ModelError, UsageError
+from flexvae_cli.errors import ModelError, ResourceError, UsageError
 
 LINE_LIMIT = 1 << 20  # bytes; no line of metrics.jsonl is longer
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 
 
 class RunDirectory:
@@ -56,6 +56,7 @@ class RunDirectory:
         self.log = path / "log.txt"
         self.previews = path / "previews"
         self.bad_files = path / "bad_files.jsonl"
+        self._lines = {file: LineFile(file) for file in (self.metrics, self.log, self.bad_files)}
         self._lock_file = path / ".lock"
         self._resume = resume
         self._created = False
@@ -79,6 +80,9 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for lines in self._lines.values():
+            with contextlib.suppress(ResourceError):  # whatever ends here says more
+                lines.flush()
         if self._created and not self.config.exists():
             shutil.rmtree(self.path, ignore_errors=True)  # it never became a run
         self._release()
@@ -90,17 +94,20 @@ class RunDirectory:
             replace_file(self.config, data)
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl, all of it or nothing; numbers that are not finite become null."""
+        """Adds one line to metrics.jsonl; numbers that are not finite become null.
+
+        Lines of all three files are written whole or not at all, and held back while the disk is full.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        _append(self.metrics, json.dumps(finite, allow_nan=False) + "\n")
+        self._lines[self.metrics].add(json.dumps(finite, allow_nan=False))
 
     def append_log(self, line: str) -> None:
-        """Adds one line to log.txt, all of it or nothing."""
-        _append(self.log, line + "\n")
+        """Adds one line to log.txt."""
+        self._lines[self.log].add(line)
 
     def append_bad_file(self, name: str, reason: str) -> None:
         """Adds an input file that could not be used to bad_files.jsonl."""
-        _append(self.bad_files, json.dumps({"file": name, "reason": reason}) + "\n")
+        self._lines[self.bad_files].add(json.dumps({"file": name, "reason": reason}))
 
     def bad_file_names(self) -> set[str]:
         """The files that bad_files.jsonl has already; lines that cannot be read do not count."""
@@ -118,9 +125,14 @@ class RunDirectory:
         return path
 
     def metrics_offset(self) -> int:
-        """The size of metrics.jsonl in bytes, all of which is on disk by then; a checkpoint records it."""
+        """The size of metrics.jsonl in bytes, all of which is on disk by then; a checkpoint records it.
+
+        Raises:
+            DiskFullError: lines are held back for which there is no room.
+        """
+        self._lines[self.metrics].flush()
         with writing(self.metrics):
-            descriptor = os.open(self.metrics, _APPEND, 0o666)
+            descriptor = os.open(self.metrics, APPEND, 0o666)
             try:
                 os.fsync(descriptor)
                 return os.fstat(descriptor).st_size
@@ -187,23 +199,3 @@ def step_of(path: Path) -> int | None:
     """The step that a checkpoint directory is named after; None where the name is another one."""
     match = re.fullmatch(r"step-([0-9]{8,18})", path.name)
     return int(match[1]) if match else None
-
-
-def _append(path: Path, text: str) -> None:
-    """Adds text to a file, all of it or nothing; what UTF-8 lacks (a file name can hold it) is escaped.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    data = text.encode("utf-8", "backslashreplace")
-    with writing(path, len(data)):
-        descriptor = os.open(path, _APPEND, 0o666)
-        try:
-            size = os.fstat(descriptor).st_size
-            try:
-                write_all(descriptor, data)
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from flexvae_cli import __version__
 from flexvae_cli.engine.checkpoint import TRAINING, Checkpoint, save_checkpoint
+from flexvae_cli.engine.data.dataset import Fault
 from flexvae_cli.engine.data.loader import evaluation_batches
 from flexvae_cli.engine.data.sampler import MicroBatches
+from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.events import Event, Skipped
 from flexvae_cli.engine.files import writing
+from flexvae_cli.engine.interrupt import Interrupt
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.modelfiles import require_same_tensors
 from flexvae_cli.engine.nonfinite import write_report
@@ -64,6 +67,21 @@ class Best:
         self.value, self.step = tensors["value"].item(), int(tensors["step"])
 
 
+@dataclass(frozen=True)
+class Agreed:
+    """What all processes know of a step once they have asked each other.
+
+    Attributes:
+        late: whether the clock asks for a checkpoint.
+        bad: files that could not be read.
+        notes: what is to be told.
+    """
+
+    late: bool
+    bad: list[Fault]
+    notes: list[str]
+
+
 @dataclass
 class Trainer:
     """Everything that a run holds."""
@@ -75,6 +93,8 @@ class Trainer:
     sampler: MicroBatches
     best: Best = field(init=False)
     notes: list[str] = field(default_factory=list)  # to be told with the next event
+    signal: int = 0  # the one that stops the run
+    owes: bool = False  # the validation behind the step of the checkpoint, which a signal prevented
 
     def __post_init__(self) -> None:
         self.best = Best(self.plan.settings.train.keep_best)
@@ -82,6 +102,11 @@ class Trainer:
     @property
     def max_steps(self) -> int:
         return self.sampler.max_steps
+
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+        return self.learner.world
 
     @property
     def _parts(self) -> dict[str, Part]:
@@ -96,26 +121,41 @@ class Trainer:
         weights = checkpoint.weights()
         require_same_tensors(weights, self.learner.vae.state_dict(), checkpoint.path)
         self.learner.vae.load_state_dict(weights)
+        self.owes = bool(checkpoint.state.get("validation_owed"))
         restore_parts({**self.learner.parts(), **self._parts}, checkpoint.training(), checkpoint.path / TRAINING)
 
-    def validate(self, done: int) -> Validation:
+    def validate(self, done: int, interrupt: Interrupt) -> Validation:
         """Measure the model on the images that are held out, and let the schedule see the loss.
 
         Raises:
+            Stopped: a signal came; one of several processes lets it wait.
             DataError: none of them can be read any more.
         """
         assert self.source.validation is not None
         train = self.plan.settings.train
-        images = evaluation_batches(self.source.validation, -(-train.batch_size // train.accumulate))
+        size = -(-train.batch_size // (train.accumulate * self.world.size))
+        images = evaluation_batches(self.source.validation, size, self.world.rank, self.world.size)
+        if self.world.size == 1:
+            images = interrupt.until(images)
         with self.learner.shown() as vae:
-            found = validate(vae, self.learner.loss_at(done - 1), done - 1, images)
+            found = validate(vae, self.learner.loss_at(done - 1), done - 1, images, self.world)
         self.learner.plateau.saw(found.values["loss"])
         return found
 
-    def told_notes(self) -> list[str]:
-        """What was noted since the last time."""
-        notes, self.notes[:] = self.notes[:], []
-        return notes
+    def agree(self, signal: int, late: bool, bad: list[Fault]) -> Agreed:
+        """What all processes know behind a step, from what each of them does.
+
+        Args:
+            signal: the number of one that came to this process, or 0; one that came to any stops all.
+            late: whether this process's clock asks for a checkpoint.
+            bad: files that this process could not read.
+        """
+        self.signal, any_late, any_told = self.world.greatest(signal, late, bool(bad or self.notes))
+        each = self.world.from_each([bad, self.notes]) if any_told else []
+        files = [Fault(*fault) for faults, _ in each for fault in faults]
+        notes = [note for _, notes in each for note in notes]
+        self.notes.clear()
+        return Agreed(bool(any_late), files, notes)
 
     def look(self, done: int) -> Iterator[Event]:
         """Tell of the updates that were skipped since the last look; the device is waited for.
@@ -124,11 +164,16 @@ class Trainer:
             DivergedError: there were too many.
         """
         for step in self.learner.health.skipped_since():
-            yield Skipped(step + 1, write_report(self.run.path, step, self.sampler, self.source))
+            if self.world.first:
+                yield Skipped(step + 1, write_report(self.run.path, step, self.sampler, self.source))
         self.learner.health.check(done)
 
-    def save(self, step: int) -> Path:
-        """Publish a checkpoint of the state after `step` steps.
+    def save(self, step: int, *, anew: bool = False) -> Path:
+        """Publish a checkpoint of the state after `step` steps; of several processes the first one does.
+
+        Args:
+            step: the steps taken.
+            anew: whether to replace one of the same step that is whole.
 
         Raises:
             DivergedError: the model has numbers that are not finite; nothing is written.
@@ -140,7 +185,10 @@ class Trainer:
         if wrong:
             hint = "the last checkpoint is sound; try a smaller optimizer.lr or optimizer.clip_norm"
             raise DivergedError(f"training diverged: at step {step} not finite: {wrong[0]}", hint=hint)
-        state = run_state(self.plan, self.source.fingerprint, self.learner.device, self.run.metrics_offset())
+        offset = self.run.metrics_offset()
+        state = run_state(self.plan, self.source.fingerprint, self.learner.device, offset, self.world.size)
+        if self.owes:
+            state["validation_owed"] = True
         path = save_checkpoint(
             self.run.path,
             step,
@@ -150,6 +198,7 @@ class Trainer:
             state=state,
             keep_last=self.plan.settings.train.keep_last,
             keep=(self.best.step,),
+            anew=anew,
         )
         if self.best.step == step:
             _link(self.run.path / "best", path)

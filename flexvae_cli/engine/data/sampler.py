@@ -47,6 +47,11 @@ class MicroBatches:
         return replace(self, start_step=step)
 
     @property
+    def of_all(self) -> MicroBatches:
+        """The micro-batches of all processes, in order."""
+        return replace(self, accumulate=self.accumulate * self.world, rank=0, world=1)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch, the smaller last one included."""
         return -(-self.count // self.batch_size)

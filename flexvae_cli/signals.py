@@ -1,0 +1,55 @@
+"""Signals that end a program: by way of all clean-up, with the signal's own exit code, without a traceback.
+
+Training and encoding take over while they work (`engine/interrupt.py`); this is for the time before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from flexvae_cli.errors import Exit
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows lacks the other
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """SIGTERM, and SIGUSR1 as batch systems send it ahead of that, end what goes on inside as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there only
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    mine = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # not where it is ignored
+    passed_on = sys.unraisablehook
+
+    def unraisable(args: UnraisableHookArgs) -> None:
+        """An interruption that came while an object was given up, where nothing can be raised, is sent anew."""
+        if isinstance(args.exc_value, KeyboardInterrupt | SystemExit):
+            interrupted = isinstance(args.exc_value, KeyboardInterrupt)
+            os.kill(os.getpid(), signal.SIGINT if interrupted else signal.SIGTERM)
+        else:
+            passed_on(args)
+
+    sys.unraisablehook = unraisable
+    try:
+        for number in mine:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+        sys.unraisablehook = passed_on
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(Exit.TERMINATED)

@@ -1,0 +1,26 @@
+"""kill -9, at any moment: what is resumed ends with the same bits as what was never killed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the harness needs Linux")
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments(harness, fuzz_factor):
+    kills = 100 * min(fuzz_factor, 20)
+    found = harness("random", kills)
+    assert found.pop("runs") > 1
+    found.pop("orphans")  # seldom any: moments of writing are few
+    assert found == {"kills": kills, "left": 0, "invalid": 0, "different": "", "failed": ""}
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_every_point_of_a_save(harness, fuzz_factor):
+    each = 3 * min(fuzz_factor, 10)
+    found = harness("points", each)
+    assert found.pop("orphans") > each
+    assert found == {"kills": 8 * each, "runs": 8 * each, "left": 0, "invalid": 0, "different": "", "failed": ""}
