@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flexvae_layers_extra.precision import exact
+
 
 class BatchNorm(nn.Module):
     """nn.BatchNorm2d for data of any number of axes: statistics do not mind how the positions are laid out."""
@@ -59,6 +61,100 @@ class Unshuffle(nn.Module):
         parts = x.reshape(b, c, *(n for size in space for n in (size // r, r)))  # (b, c, h, r, w, r)
         phases, positions = range(3, 3 + 2 * axes, 2), range(2, 2 + 2 * axes, 2)
         return parts.permute(0, 1, *phases, *positions).reshape(b, c * r**axes, *(n // r for n in space))
+
+
+class RootMeanSquareNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) over the channels of each position, in float32, then a scale and maybe a shift."""
+
+    def __init__(self, num_channels: int, eps: float, bias: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        per_channel = (-1, *[1] * (x.dim() - 2))
+        mean_square = x.float().square().mean(1, keepdim=True)  # (b, 1, *space)
+        normalised = x * (mean_square + self.eps).rsqrt() * self.weight.view(per_channel)
+        if self.bias is not None:
+            normalised = normalised + self.bias.view(per_channel)
+        return normalised.to(x.dtype)
+
+
+class SoftClamp(nn.Module):
+    """limit * tanh(x / limit)."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.limit * torch.tanh(x / self.limit)
+
+
+class Rescale(nn.Module):
+    """x * multiply + add."""
+
+    def __init__(self, multiply: float, add: float) -> None:
+        super().__init__()
+        self.multiply, self.add = multiply, add
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.multiply + self.add
+
+
+class ChannelMean(nn.Module):
+    """The mean of each group of neighbouring channels: (b, c * g, *space) -> (b, c, *space)."""
+
+    def __init__(self, group_size: int) -> None:
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(1, (-1, self.group_size)).mean(2)
+
+
+class ChannelRepeat(nn.Module):
+    """Every channel several times in a row: (b, c, *space) -> (b, c * n, *space)."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.repeat_interleave(self.copies, dim=1, output_size=x.shape[1] * self.copies)
+
+
+class DivisiveNorm(nn.Module):
+    """x / sqrt(beta + gamma x^2) over the channels of each position, in float32; the inverse multiplies."""
+
+    def __init__(self, num_channels: int, inverse: bool) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.ones(num_channels))
+        # Squares of the weights: gamma starts at 0.1 on the diagonal, and almost at 0 beside it, where at 0 the
+        # derivative of the square would be 0 for good.
+        self.gamma = nn.Parameter(torch.full((num_channels, num_channels), 1e-3).fill_diagonal_(0.1**0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        squares = x.float().square().flatten(2)  # (b, c, positions)
+        weight = self.gamma.float().square()[:, :, None]
+        with exact(x.device):
+            power = F.conv1d(squares, weight, self.beta.float().square() + 1e-6).reshape(x.shape)
+        return (x * power.sqrt() if self.inverse else x * power.rsqrt()).to(x.dtype)
+
+
+class DropPath(nn.Module):
+    """In training whole samples are zeroed with probability p, the others scaled by 1 / (1 - p)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], *[1] * (x.dim() - 1)), self.p)
 
 
 class ConvNeXtBlock(nn.Module):

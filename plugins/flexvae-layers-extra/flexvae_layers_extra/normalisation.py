@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from flexvae_cli.api import Count, Probability, Range, Rule, group_norm, layer, pointwise
+from flexvae_cli.api import Count, Probability, Range, Rule, conv, group_norm, layer, pointwise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,4 +80,54 @@ def layer_norm(num_channels: Count, *, eps: Epsilon = 1e-5, affine: bool = True)
     return ChannelNorm(num_channels, eps, affine)
 
 
-LAYERS = [batch_norm, instance_norm, layer_norm]
+def rms_norm_rule(num_channels: int, bias: bool) -> Rule:
+    """A learned scale per channel, and a shift where there is one."""
+    return pointwise(num_channels, (1 + bias) * num_channels)
+
+
+@layer("RMSN", trace=rms_norm_rule)
+def rms_norm(num_channels: Count, *, eps: Epsilon = 1e-5, bias: bool = False) -> nn.Module:
+    """RMS normalisation: the channels of each position over their root mean square, which no mean is taken from.
+
+    x / sqrt(mean(x^2) + eps), times a learned scale per channel (Zhang and Sennrich, 2019, arXiv:1910.07467).
+
+    Args:
+        num_channels: channels that come in and go out.
+        eps: added to the mean square.
+        bias: whether a learned shift per channel follows.
+
+    Examples:
+        RMSN_4: 4x8x6 -> 4x8x6
+        RMSN_6_eps=1e-06_bias=true: 6x10 -> 6x10
+    """
+    from flexvae_layers_extra.blocks import RootMeanSquareNorm
+
+    return RootMeanSquareNorm(num_channels, eps, bias)
+
+
+def divisive_norm_rule(num_channels: int) -> Rule:
+    """A 1x1 convolution of the squares."""
+    return conv(num_channels, num_channels, 1)
+
+
+@layer("GDN", trace=divisive_norm_rule)
+def generalised_divisive_norm(num_channels: Count, *, inverse: bool = False) -> nn.Module:
+    """Generalised divisive normalisation of learned image compression (Balle et al., 2015, arXiv:1511.06281).
+
+    Channel i of each position over sqrt(beta_i + sum_j gamma_ij * x_j^2); beta and gamma are learned and stay positive,
+    for they are squares of the weights. The inverse, for decoders, multiplies.
+
+    Args:
+        num_channels: channels that come in and go out.
+        inverse: whether to multiply instead.
+
+    Examples:
+        GDN_4: 4x8x6 -> 4x8x6
+        GDN_3_inverse=true: 3x10 -> 3x10
+    """
+    from flexvae_layers_extra.blocks import DivisiveNorm
+
+    return DivisiveNorm(num_channels, inverse)
+
+
+LAYERS = [batch_norm, instance_norm, layer_norm, rms_norm, generalised_divisive_norm]

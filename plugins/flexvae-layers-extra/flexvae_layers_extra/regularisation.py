@@ -42,4 +42,22 @@ def dropout2d(p: Probability = 0.5) -> nn.Module:
     return nn.Dropout2d(p)
 
 
-LAYERS = [dropout, dropout2d]
+@layer("DropPath", trace=same)
+def drop_path(p: Probability = 0.1) -> nn.Module:
+    """Stochastic depth: in training the whole sample is zeroed by chance, the others are scaled by 1 / (1 - p).
+
+    As the last layer of a `residual` it leaves the path out, sample by sample (Huang et al., 2016, arXiv:1603.09382).
+
+    Args:
+        p: probability of a zero.
+
+    Examples:
+        DropPath: 8x6x4 -> 8x6x4
+        DropPath_0.2: 3x10 -> 3x10
+    """
+    from flexvae_layers_extra.blocks import DropPath
+
+    return DropPath(p)
+
+
+LAYERS = [dropout, dropout2d, drop_path]

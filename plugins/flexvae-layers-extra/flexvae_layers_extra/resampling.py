@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flexvae_cli.api import Count, Padding, Size, layer, pool, resize, scale, shuffle, unshuffle
+from flexvae_cli.api import (
+    Count,
+    Padding,
+    Rule,
+    Shape,
+    ShapeError,
+    Size,
+    Step,
+    layer,
+    pool,
+    resize,
+    same,
+    scale,
+    shuffle,
+    unshuffle,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,6 +151,60 @@ def upsample_bicubic(scale_factor: Count) -> nn.Module:
     return nn.Upsample(scale_factor=scale_factor, mode="bicubic", align_corners=False)
 
 
+def channel_mean_rule(group_size: int) -> Rule:
+    """Fewer channels, every position by itself."""
+
+    def rule(shape: Shape) -> Step:
+        if shape[0] % group_size:
+            raise ShapeError(f"takes a multiple of {group_size} channels, but {shape[0]} come in")
+        return replace(same()(shape), shape=(shape[0] // group_size, *shape[1:]))
+
+    return rule
+
+
+@layer("ChMean", trace=channel_mean_rule)
+def channel_mean(group_size: Count) -> nn.Module:
+    """Mean of each group of neighbouring channels: (c * g, ...) -> (c, ...), the shortcut of DC-AE's downsampling.
+
+    Behind `PU` it is a shortcut without parameters past a convolution that downsamples (Chen et al., 2024,
+    arXiv:2410.10733).
+
+    Args:
+        group_size: channels that become one (g); divides those that come in.
+
+    Examples:
+        ChMean_2: 8x4x3 -> 4x4x3
+        ChMean_3: 6x10 -> 2x10
+    """
+    from flexvae_layers_extra.blocks import ChannelMean
+
+    return ChannelMean(group_size)
+
+
+def channel_repeat_rule(copies: int) -> Rule:
+    """More channels, every position by itself."""
+    return lambda shape: replace(same()(shape), shape=(shape[0] * copies, *shape[1:]))
+
+
+@layer("ChRep", trace=channel_repeat_rule)
+def channel_repeat(copies: Count) -> nn.Module:
+    """Every channel several times in a row: (c, ...) -> (c * n, ...), the shortcut of DC-AE's upsampling.
+
+    In front of `PS` it is a shortcut without parameters past a convolution that upsamples (Chen et al., 2024,
+    arXiv:2410.10733).
+
+    Args:
+        copies: how often each channel goes out (n).
+
+    Examples:
+        ChRep_2: 4x4x3 -> 8x4x3
+        ChRep_3: 2x10 -> 6x10
+    """
+    from flexvae_layers_extra.blocks import ChannelRepeat
+
+    return ChannelRepeat(copies)
+
+
 LAYERS = [
     average_pool2d,
     adaptive_average_pool2d,
@@ -143,4 +213,6 @@ LAYERS = [
     pixel_unshuffle,
     upsample_bilinear,
     upsample_bicubic,
+    channel_mean,
+    channel_repeat,
 ]
