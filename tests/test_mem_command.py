@@ -3,17 +3,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flexvae_cli.commands._forecast import ask, print_forecast
 from flexvae_cli.commands.mem import document, print_answer, size
 from flexvae_cli.config import load_config
 from flexvae_cli.engine.memory.answer import Answer
 from flexvae_cli.engine.memory.child import Request, Trial, run_trial
 from flexvae_cli.engine.memory.closed import states_of
+from flexvae_cli.engine.memory.devices import find_gpu
+from flexvae_cli.engine.memory.forecast import Forecast, Layer, Question
 from flexvae_cli.engine.memory.search import Found
-from flexvae_cli.errors import Exit
+from flexvae_cli.errors import Exit, ResourceError
 
 MIB = 2**20
 CONFIG = """
@@ -133,13 +137,83 @@ def test_the_keys_of_json(answer: Answer) -> None:
         (["--device", "tpu"], "train.device"),
         (["--config", "none.toml"], "none.toml"),
         (["--device", "cuda:99"], "'cuda:99' is not on this machine"),
+        (["--gpu", "409"], "no GPU '409' is known; did you mean '4090'?"),
+        (["--gpu", "t4", "--memory", "20GiB"], "more than t4 has"),
+        (["--gpu", "t4", "--probe", "always"], "real steps are taken on this machine's device"),
+        (["--gpu", "t4", "--device", "cpu"], "a prediction is for --gpu"),
+        (["--probe", "never"], "name one, as in --gpu h100-80"),
+        (["--mode", "infer"], "name one, as in --gpu h100-80"),
+        (["--mode", "infer", "--probe", "always"], "--mode infer: counts for predictions alone"),
+        (["--allocator", "expandable", "--layers", "3"], "--layers: counts for predictions alone"),
+        (["--gpu", "t4", "--precision", "tf32"], "t4 has no tf32"),
+        (["--gpu", "t4", "--optimizer", "magic"], "optimizer.name"),
+        (["--gpu", "t4", "--accumulate", "6"], "cannot accumulate 6"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_trial(flexvae, arguments: list[str], words: str) -> None:
     refused = flexvae("mem", *arguments)
-    assert refused.exit_code == Exit.USAGE
+    assert refused.exit_code == (Exit.RESOURCES if "20GiB" in arguments else Exit.USAGE)
     assert words in refused.stderr
     assert refused.stdout == ""
+
+
+def test_a_prediction_needs_no_gpu(flexvae) -> None:
+    options = ["--precision", "fp32", "--checkpointing", "blocks", "--ema", "--optimizer", "sgd", "--accumulate", "2"]
+    refused = flexvae("mem", "--gpu", "h100", "--memory", "1GiB", *options, "--json", "--assert-batch", "4000")
+    found = json.loads(refused.stdout)
+    assert refused.exit_code == Exit.RESOURCES
+    words = f"batch 4,000 does not fit; the largest that is sure to fit into 1.00 GiB is {found['largest_batch']}"
+    assert words in refused.stderr
+    assert 0 < found["largest_batch"] < found["too_large_batch"]
+    assert found["largest_batch"] <= found["limit_batch"]
+    assert (found["gpu"]["name"], found["batch"], found["precision"]) == ("h100-80", 3, "fp32")
+    sizes = found["bytes"]
+    assert sizes["total"] == found["reserved"] == sum(n for key, n in sizes.items() if key != "total")
+    assert sizes["ema"] == sizes["parameters"]
+    assert sizes["state"] < sizes["parameters"]  # SGD without momentum
+
+
+@pytest.fixture
+def predicted() -> Forecast:
+    parts = {"parameters": 10 * MIB, "state": 20 * MIB, "activations": 50 * MIB, "temporaries": 5 * MIB}
+    layers = (Layer("decoder.2", "VAERB_32_32", 30 * MIB), Layer("loss", "", 20 * MIB))
+    sizes = {"tensors": 85 * MIB, "allocated": 86 * MIB, "reserved": 100 * MIB, "parts": parts, "layers": layers}
+    peak = {"stage": "backward", "layer": "decoder.2", "operation": "aten.silu_backward.default"}
+    search = {"safe": 31, "too_large": 32, "limit": 40, "one": 0, "asserted_fits": None, "evaluations": 9}
+    return Forecast(batch=2, precision="bf16", **sizes, **peak, **search, notes=("something is left out",))
+
+
+def test_a_prediction_as_a_table(predicted: Forecast, capsys: pytest.CaptureFixture[str]) -> None:
+    question = Question({}, "flexvae.toml", find_gpu("t4"), 2, 2**30)
+    print_forecast(question, predicted, 1)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip(" ─")]
+    assert lines == [
+        "a training step at batch 2 on t4, bf16 MiB share",
+        "parameters 10.0 10.0%",
+        "optimizer and other state 20.0 20.0%",
+        "activations kept for the backward pass 50.0 50.0%",
+        "temporaries 5.0 5.0%",
+        "held back by torch's allocator 15.0 15.0%",
+        "total 100.0 100.0%",
+        "the peak stands in the backward pass of decoder.2 VAERB_32_32, at silu_backward",
+        "layer code keeps MiB share",
+        "decoder.2 VAERB_32_32 30.0 30.0%",
+        "largest batch that fits into 1.00 GiB: 31, with a margin; batch 32 does not fit so",
+        "largest batch without one, where the allocator gives back what it holds: 40",
+        "predicted, not measured: grade C, margin 6%",
+        "note: something is left out",
+    ]
+
+
+def test_a_prediction_where_one_sample_does_not_fit(
+    predicted: Forecast, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = replace(predicted, safe=0, limit=0, one=90 * MIB)
+    monkeypatch.setattr("flexvae_cli.engine.memory.forecast.forecast", lambda _: nothing)
+    words = r"not even one sample is sure to fit into 64\.0 MiB: it is predicted to need 90\.0 MiB"
+    with pytest.raises(ResourceError, match=words):
+        ask(Question({}, "flexvae.toml", find_gpu("t4"), 2, 64 * MIB), 0, as_json=False)
+    assert "largest batch" not in capsys.readouterr().out
 
 
 def test_without_a_config_there_is_nothing_to_measure(flexvae, work: Path) -> None:
@@ -150,6 +224,6 @@ def test_without_a_config_there_is_nothing_to_measure(flexvae, work: Path) -> No
 
 
 def test_asking_does_not_take_torch(work: Path) -> None:
-    modules = "flexvae_cli.commands.mem, flexvae_cli.engine.memory.answer"
+    modules = "flexvae_cli.commands.mem, flexvae_cli.engine.memory.answer, flexvae_cli.engine.memory.forecast"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

@@ -71,24 +71,33 @@ def run_trial(request: Request, time_limit: float = TIME_LIMIT) -> Trial:
     Raises:
         FlexVAEError: it failed, and not for want of memory or time.
     """
+    return _judged(request.batch, *run_program(PROGRAM, asdict(request), time_limit))
+
+
+def run_program(program: str, request: dict[str, Any], time_limit: float) -> tuple[int | None, dict[str, Any], str]:
+    """Run one of this package's programs to its end.
+
+    Returns:
+        Its exit status, negative for a signal and None where it took too long; the facts that it told; its stderr.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        ended = _run(request, out, err, time_limit)
+        ended = _run(program, request, out, err, time_limit)
         out.seek(0)
         err.seek(0)
         facts: dict[str, Any] = {}
         for line in out.read().splitlines():
             facts |= json.loads(line)
-        return _judged(request.batch, ended, facts, err.read().decode(errors="replace"))
+        return ended, facts, err.read().decode(errors="replace")
 
 
-def _run(request: Request, out: IO[bytes], err: IO[bytes], time_limit: float) -> int | None:
+def _run(program: str, request: dict[str, Any], out: IO[bytes], err: IO[bytes], time_limit: float) -> int | None:
     """The exit status of the program, negative for a signal; None where it took too long."""
-    command = [sys.executable, "-P", "-m", PROGRAM]  # -P: no file of the working directory stands in for a module
+    command = [sys.executable, "-P", "-m", program]  # -P: no file of the working directory stands in for a module
     process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=out, stderr=err)  # noqa: S603
     stdin = cast(IO[bytes], process.stdin)
     try:
         with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit status says why
-            stdin.write(json.dumps(asdict(request)).encode() + b"\n")
+            stdin.write(json.dumps(request).encode() + b"\n")
         return process.wait(time_limit)  # stdin stays open: the program leaves when it closes
     except subprocess.TimeoutExpired:
         return None
@@ -100,19 +109,27 @@ def _run(request: Request, out: IO[bytes], err: IO[bytes], time_limit: float) ->
 
 def _judged(batch: int, ended: int | None, facts: dict[str, Any], stderr: str) -> Trial:
     """What the facts and the end of a program mean."""
-    cause = RuntimeError(stderr)
-    if "problems" in facts:
-        problems = [Problem(**{**p, "span": p["span"] and tuple(p["span"])}) for p in facts["problems"]]
-        raise ERRORS.get(facts["code"], FlexVAEError)(*problems) from cause
+    raise_problems(facts, stderr)
     if ended is None:
         facts.setdefault("outcome", "time")
     elif ended == -signal.SIGKILL:
         facts.setdefault("outcome", "killed")
     if "error" in facts or "outcome" not in facts:
-        reason = facts.get("error") or f"its process ended with status {ended} ({_last_line(stderr)})"
-        what = f"a training step at batch {batch} fails: {reason}"
-        raise FlexVAEError(what, hint="FLEXVAE_DEBUG=1 shows where") from cause
+        what = f"a training step at batch {batch} fails: {reason(ended, facts, stderr)}"
+        raise FlexVAEError(what, hint="FLEXVAE_DEBUG=1 shows where") from RuntimeError(stderr)
     return Trial(batch, **facts)
+
+
+def raise_problems(facts: dict[str, Any], stderr: str) -> None:
+    """Raise the user's error that a program told, if it did."""
+    if "problems" in facts:
+        problems = [Problem(**{**p, "span": p["span"] and tuple(p["span"])}) for p in facts["problems"]]
+        raise ERRORS.get(facts["code"], FlexVAEError)(*problems) from RuntimeError(stderr)
+
+
+def reason(ended: int | None, facts: dict[str, Any], stderr: str) -> str:
+    """Why a program failed."""
+    return facts.get("error") or f"its process ended with status {ended} ({_last_line(stderr)})"
 
 
 def _last_line(text: str) -> str:

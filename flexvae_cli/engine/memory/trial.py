@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -118,13 +119,14 @@ def tell(facts: TextIO, **values: Any) -> None:
     facts.flush()
 
 
-def main() -> None:
+def main(work: Callable[[dict[str, Any], TextIO], None]) -> None:
+    """Read a request, do the work, and tell what the user should know of its end."""
     facts = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what plugins print is no fact
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        measure(request, facts)
+        work(request, facts)
     except FlexVAEError as error:
         tell(facts, problems=[asdict(problem) for problem in error.problems], code=error.code)
     except Exception as error:  # the net's layers are strangers' code
@@ -140,4 +142,4 @@ def _leave_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(measure)

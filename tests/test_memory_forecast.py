@@ -1,0 +1,184 @@
+"""Predictions for GPUs that are not here: devices, workspaces, and the whole answer from its own process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from learners import plan_for
+
+from flexvae_cli.engine.memory.devices import CONTEXT, GPUS, Gpu, find_gpu
+from flexvae_cli.engine.memory.forecast import MARGIN, Forecast, Question, forecast, require_precision, usable
+from flexvae_cli.engine.memory.forecaster import Followed, predict
+from flexvae_cli.engine.memory.workspace import Libraries, convolution_workspace
+from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
+
+MIB = 2**20
+H100, A100, T4 = (find_gpu(name) for name in ("h100-80", "a100-80", "t4"))
+
+
+def question(folder: Path, batch: int = 2, memory: int = 256 * MIB, **tables: Any) -> Question:
+    plan = plan_for(folder, **{"data": {"input": "3x32x32"}, **tables})
+    document = plan.settings.model_dump(mode="json", exclude_none=True)
+    return Question(document, str(folder / "c.toml"), H100, batch, memory)
+
+
+# ---------------------------------------------------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("h100-80", "h100-80"), ("H100", "h100-80"), ("RTX 4090", "4090"), ("NVIDIA T4", "t4")]
+)
+def test_gpus_are_found_by_what_people_call_them(name: str, found: str) -> None:
+    assert find_gpu(name).name == found
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a100", "there are several 'a100': 'a100-80' or 'a100-40'"), ("h10", "no GPU 'h10' is known"), ("409", "'4090'")],
+)
+def test_an_unknown_gpu_is_answered_with_the_nearest(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        find_gpu(name)
+
+
+def test_the_table_is_sane() -> None:
+    for name, gpu in GPUS.items():
+        assert gpu.name == name
+        assert 7 * 2**30 < gpu.total < 200 * 2**30
+        assert gpu.bf16 == (gpu.capability >= (8, 0))
+    assert (H100.cublas_workspace, T4.cublas_workspace) == (32 * MIB, 8_519_680)
+
+
+def test_cuda_takes_its_own_part() -> None:
+    assert usable(T4, None) == T4.total - CONTEXT
+    assert usable(T4, 2**30) == 2**30
+    with pytest.raises(ResourceError, match=r"20\.00 GiB are more than t4 has"):
+        usable(T4, 20 * 2**30)
+
+
+# -------------------------------------------------------------------------------------------------------- workspaces
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "last", "forward", "backward"),
+    [  # MiB that cuDNN names for 128 -> 128 channels at 256 x 256, 8 samples: 256 MiB on each side in fp32
+        (H100, torch.float32, False, 512.6, 513.7),
+        (H100, torch.float32, True, 0.0, 1.1),
+        (H100, torch.bfloat16, False, 256.3, 257.4),
+        (H100, torch.bfloat16, True, 0.0, 1.1),
+        (A100, torch.float32, False, 256.6, 517.6),
+        (A100, torch.float32, True, 256.6, 517.1),
+        (A100, torch.float16, True, 0.0, 7.0),
+        (T4, torch.float32, False, 1.6, 1.6),
+        (T4, torch.float32, True, 514.0, 514.0),
+    ],
+)
+def test_the_rule_gives_what_cudnn_names(
+    gpu: Gpu, dtype: torch.dtype, last: bool, forward: float, backward: float
+) -> None:
+    x = torch.empty(8, 128, 256, 256, device="meta", dtype=dtype)
+    weight = torch.empty(128, 128, 3, 3, device="meta", dtype=dtype)
+    for is_backward, named in ((False, forward), (True, backward)):
+        found = convolution_workspace(gpu, x, weight, x, channels_last=last, backward=is_backward)
+        assert found / MIB == pytest.approx(named, abs=8.0)
+
+
+def test_a_depthwise_convolution_has_no_workspace_and_blas_takes_its_own_once() -> None:
+    ask, aten = Libraries(H100), torch.ops.aten
+    x, weight = torch.empty(1, 8, 4, 4, device="meta"), torch.empty(8, 1, 3, 3, device="meta")
+    assert not list(ask(aten.convolution.default, (x, weight, None, [1], [1], [1], False, [0], 8), x))
+    first, second = (list(ask(aten.mm.default, (), x)) for _ in range(2))
+    assert [(extra.bytes, extra.stays) for extra in first] == [(32 * MIB, True)]
+    assert second == []
+
+
+# --------------------------------------------------------------------------------------------------------- forecasts
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Question:
+    return replace(question(tmp_path_factory.mktemp("net")), asserted=400)
+
+
+@pytest.fixture(scope="module")
+def found(asked: Question) -> Forecast:
+    return forecast(asked)
+
+
+def test_the_parts_make_up_what_is_reserved(found: Forecast) -> None:
+    assert sum(found.parts.values()) == found.tensors
+    assert found.tensors <= found.allocated <= found.reserved == found.tensors + found.slack
+    assert found.precision == "bf16"  # `auto` on that GPU
+    assert (found.batch, found.notes) == (2, ())
+    assert {layer.key: layer.code for layer in found.layers}["encoder.1"] == "VAERB_32_32"
+    sizes = [layer.kept for layer in found.layers]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == found.parts["activations"]
+
+
+def test_the_largest_batch_is_one_that_was_followed(asked: Question, found: Forecast) -> None:
+    followed = Followed(asked)
+    reserved = {n: followed.replayed(n).reserved for n in (found.safe, found.too_large, found.limit)}
+    assert found.too_large is not None
+    assert reserved[found.safe] * (1 + MARGIN) <= asked.memory < reserved[found.too_large] * (1 + MARGIN)
+    assert found.safe < found.too_large <= found.safe + max(1, found.too_large // 64)
+    assert found.safe <= found.limit
+    assert followed.replayed(found.limit, asked.memory).fits
+    assert found.asserted_fits is (found.safe >= 400)
+
+
+def test_expandable_segments_hold_less_where_much_is_held(asked: Question) -> None:
+    names = ("default", "expandable")
+    default, expandable = (Followed(replace(asked, allocator=name)).replayed(2000) for name in names)
+    assert expandable.reserved < default.reserved
+    assert expandable.allocated <= default.allocated
+
+
+def test_where_one_sample_does_not_fit(tmp_path: Path) -> None:
+    found = predict(question(tmp_path, memory=MIB))
+    assert (found.safe, found.limit, found.too_large) == (0, 0, 1)
+    assert found.one > MIB
+
+
+def test_precision_and_layout_are_those_of_the_gpu(tmp_path: Path) -> None:
+    auto = question(tmp_path)
+    assert [Followed(replace(auto, gpu=gpu)).precision for gpu in (H100, T4)] == ["bf16", "fp32"]
+    assert Followed(auto).plan.settings.train.layout == "channels-last"
+    assert Followed(replace(auto, mode="infer")).precision == "fp32"
+    tf32 = question(tmp_path, train={"precision": "tf32", "compile": True})
+    assert Followed(tf32).precision == "fp32"
+    assert len(Followed(tf32).notes) == 2
+    with pytest.raises(UsageError, match="t4 has no tf32"):
+        require_precision("tf32", T4)
+
+
+def test_half_precision_and_norms_in_it_take_less(tmp_path: Path) -> None:
+    tables = ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "norm_dtype": "input"})
+    peaks = [Followed(question(tmp_path, train=table)).at(16).peak.bytes for table in tables]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == 3
+
+
+@pytest.mark.parametrize("mode", ["infer", "encode", "decode"])
+def test_the_other_modes_hold_weights_and_temporaries(tmp_path: Path, mode: Any) -> None:
+    found = predict(replace(question(tmp_path, memory=8 * MIB), mode=mode))
+    assert found.parts.keys() <= {"parameters", "samples", "temporaries", "workspace"}
+    assert (found.layers, found.stage) == ((), "forward")
+    assert found.safe > 7  # of training, no more fit
+
+
+def test_what_is_wrong_with_the_structures_comes_back(tmp_path: Path) -> None:
+    asked = question(tmp_path)
+    (tmp_path / "e.json").write_text(json.dumps(["Ghost_1"]))
+    with pytest.raises(UsageError, match=r"(?s)e\.json.*Ghost"):
+        forecast(asked)
+
+
+def test_a_prediction_takes_no_longer_than_it_may(tmp_path: Path) -> None:
+    with pytest.raises(FlexVAEError, match="the prediction took too long"):
+        forecast(question(tmp_path), time_limit=0.2)
