@@ -49,11 +49,12 @@ pictures: demo
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-$(READY): pyproject.toml plugins/flexvae-layers-extra/pyproject.toml
+$(READY): pyproject.toml plugins/flexvae-layers-extra/pyproject.toml plugins/flexvae-layers-quantize/pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "FlexVAE needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' || \
 		{ echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e plugins/flexvae-layers-extra
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' \
+		-e plugins/flexvae-layers-extra -e plugins/flexvae-layers-quantize
 	touch $@

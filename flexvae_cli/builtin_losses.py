@@ -54,6 +54,20 @@ def charbonnier(eps: Annotated[float, Range(1e-6)] = 1e-3) -> Callable[[Batch], 
     return Charbonnier(eps)
 
 
+@loss("psnr", reduction="sample")
+def psnr(most: Annotated[float, Range(20, 100)] = 60.0) -> Callable[[Batch], Tensor]:
+    """Minus the PSNR of a sample in dB, mean over samples (arXiv:2105.06086): the logarithm of its squared error.
+
+    A sample that is reconstructed well pulls as hard as one that is not, so smooth images gain most against `mse`.
+
+    Args:
+        most: dB beyond which better is hardly rewarded any more; it keeps the gradient finite.
+    """
+    from flexvae_cli.engine.losses.reconstruction import PSNR
+
+    return PSNR(most)
+
+
 @loss("bce", reduction="element")
 def bce() -> Callable[[Batch], Tensor]:
     """Binary cross-entropy, mean over all elements: the decoder's output is logits, samples are mapped to [0, 1]."""
@@ -199,6 +213,7 @@ LOSSES: list[LossSpec] = [
     l1,
     huber,
     charbonnier,
+    psnr,
     bce,
     gradient,
     fft,

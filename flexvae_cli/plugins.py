@@ -18,7 +18,7 @@ from typing import Any
 import pluggy
 
 from flexvae_cli import hookspecs
-from flexvae_cli.api import API_VERSION, Spec
+from flexvae_cli.api import API_VERSION, LayerSpec, Spec
 from flexvae_cli.api.spec import NAME
 from flexvae_cli.errors import PluginError, Problem, did_you_mean, nearest
 from flexvae_cli.registry import CORE, Registered, Registry
@@ -197,7 +197,9 @@ def _register(module: ModuleType, name: str, problems: list[str], specs: list[Sp
             before = len(problems)
             result = _isolated(implementation.function, problems, f"{hook}() fails")
             if len(problems) == before:
-                specs.extend(_sound(result, hook, kind, problems))
+                sound = _sound(result, hook, kind, problems)
+                specs.extend(sound)
+                specs.extend(s.as_bottleneck() for s in sound if isinstance(s, LayerSpec) and s.quantizes)
     if not hooks and not unknown:
         problems.append("implements no hook; decorate one with @hookimpl (from flexvae_cli.api)")
     return tuple(hooks)

@@ -116,6 +116,8 @@ class Registry:
         if kind == "layer" and wanted in known and not self._entries.get((kind, wanted)):
             hint = f"'{wanted}' comes with a plugin: pip install {known[wanted]}"
             return Problem(f"unknown {kind} '{name}'{'' if wanted == name else meant}", hint=hint)
+        if kind == "bottleneck" and name in known and not self._entries.get(("layer", name)):
+            return Problem(f"unknown {kind} '{name}'", hint=f"'{name}' comes with a plugin: pip install {known[name]}")
         if kind == "layer":
             hint = "" if close else "see them all with: flexvae layers"
         else:

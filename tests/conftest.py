@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -148,3 +150,19 @@ def flexvae() -> Callable[..., Ended]:
 def fuzz_factor() -> int:
     """How many times the ordinary counts of the fuzz tests run: once, or 100 times under `make nightly`."""
     return 100 if os.environ.get("FLEXVAE_NIGHTLY") == "1" else 1
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run `harness.py` in a process of its own; returns what it found."""
+
+    script = Path(__file__).with_name("harness.py")
+
+    def run(mode: str, count: int, seed: int = 0) -> dict[str, Any]:
+        command = [sys.executable, str(script), str(tmp_path / "project"), mode, str(count), str(seed)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

@@ -316,3 +316,64 @@ def test_encode_takes_what_is_left_out_from_a_config(flexvae, tiny_model, photos
     )
     assert flexvae("encode", "--workers", 0).exit_code == 0
     assert sorted(content_of(tmp_path / "latents")) == ["c.safetensors", "d.safetensors", "manifest.json"]
+
+
+@pytest.fixture(scope="module")
+def quantizing_model(tmp_path_factory, make_model) -> Path:
+    """Two codes of 10 values for each position, from codebooks of fresh weights."""
+    run = tmp_path_factory.mktemp("quantizing") / "run"
+    return make_model(
+        run, encoder=["C2d_3_8_4_4", "C2d_8_4_1"], bottleneck="RVQ_10_4_2", decoder=["UpS_4", "C2d_4_3_1"]
+    )
+
+
+@pytest.mark.parametrize("layout", ["shards", "files"])
+def test_a_quantizer_s_indices_are_packed_and_decode_to_the_same_images(
+    flexvae, quantizing_model, photos, tmp_path, layout
+):
+    encoded = flexvae("encode", quantizing_model, photos, tmp_path / "z", "--workers", 0, "--format", layout, "--flip")
+    assert encoded.exit_code == 0, encoded.stderr
+    manifest = manifest_in(tmp_path / "z")
+    assert (manifest["latents"]["value"], manifest["latents"]["dtype"]) == ("indices", "uint4")
+    for file in manifest["files"]:
+        packed = load_file(tmp_path / "z" / file["path"])
+        assert packed["indices"].dtype == packed["indices_flip"].dtype == torch.uint8
+        assert packed["indices"].numel() == file["count"] * ((np.prod(file["shape"]) * 4 + 7) // 8)
+    for command in (("decode", quantizing_model, tmp_path / "z"), ("infer", quantizing_model, photos)):
+        done = flexvae(*command, tmp_path / command[0])
+        assert done.exit_code == 0, done.stderr
+    assert flexvae("encode", quantizing_model, photos, tmp_path / "again", "--format", layout, "--flip").exit_code == 0
+    assert content_of(tmp_path / "z") == content_of(tmp_path / "again")
+    for path in (tmp_path / "decode").rglob("*.png"):
+        assert np.array_equal(pixels(path), pixels(tmp_path / "infer" / path.relative_to(tmp_path / "decode")))
+
+
+def test_a_quantizer_s_latents_are_written_as_numbers_where_these_are_asked_for(
+    flexvae, quantizing_model, photos, tmp_path
+):
+    options = ("--workers", 0, "--latents", "raw")
+    assert flexvae("encode", quantizing_model, photos, tmp_path / "z", *options).exit_code == 0
+    manifest = manifest_in(tmp_path / "z")
+    assert (manifest["latents"]["value"], manifest["latents"]["dtype"]) == ("output", "float32")
+    assert flexvae("decode", quantizing_model, tmp_path / "z", tmp_path / "images").exit_code == 0
+
+
+def test_indices_are_refused_where_there_are_none(flexvae, tiny_model, photos, tmp_path):
+    result = flexvae("encode", tiny_model, photos, tmp_path / "z", "--latents", "indices")
+    assert result.exit_code == Exit.USAGE
+    assert "the bottleneck KL gives no indices" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["latents"].update(dtype="uint5"), "which the bottleneck RVQ_10_4_2 does not give"),
+        (lambda m: m["files"][0].update(shape=[1, *m["files"][0]["shape"][1:]]), "lacks 'indices'"),
+    ],
+)
+def test_indices_that_are_not_the_quantizer_s_are_refused(flexvae, quantizing_model, photos, tmp_path, change, message):
+    assert flexvae("encode", quantizing_model, photos, tmp_path / "z", "--workers", 0).exit_code == 0
+    rewrite(tmp_path / "z", change)
+    result = flexvae("decode", quantizing_model, tmp_path / "z", tmp_path / "images")
+    assert result.exit_code == Exit.MODEL
+    assert message in " ".join(result.stderr.split())

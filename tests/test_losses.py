@@ -81,6 +81,7 @@ def test_the_total_is_the_seed_s_formula():
         ("l1", lambda d, b: d.abs().mean()),
         ("huber_0.25", lambda d, b: torch.where(d.abs() < 0.25, 0.5 * d**2, 0.25 * (d.abs() - 0.125)).mean()),
         ("charbonnier_0.5", lambda d, b: (d**2 + 0.25).sqrt().mean()),
+        ("psnr_20", lambda d, b: sum(10 * torch.log10((e / 2).square().mean() + 0.01) for e in d) / len(d)),
         (
             "bce",
             lambda d, b: (
@@ -190,6 +191,7 @@ CODES = [
     "l1",
     "huber_0.5",
     "charbonnier_0.1",
+    "psnr",
     "bce",
     "gradient",
     "fft",
@@ -348,3 +350,14 @@ def test_phases_share_what_they_have_in_common():
     assert two.functions[0] is one.functions[0]
     assert two.functions[1].delta == 1.0
     assert two.controller is one.controller
+
+
+def test_the_psnr_loss_is_the_measure_with_its_sign_turned():
+    from flexvae_cli.engine.metrics import scores
+
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    y = x + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(2))
+    batch = Batch(x, y, y, Encoded(x))
+    found = TotalLoss([term("t", "psnr", 1.0)])(batch, 0)["loss"].item()
+    wanted = sum(scores(a, c).psnr for a, c in zip(x, y, strict=True)) / 3
+    assert found == pytest.approx(-wanted, abs=0.01)

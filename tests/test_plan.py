@@ -80,7 +80,7 @@ def test_bce_makes_the_output_logits(config):
             "'flexvae-layers-none' does not bring the code 'C2d'; 'flexvae' does",
         ),
         (["model.encoder=none.json"], "none.json: no such file"),
-        (["model.bottleneck=VQ"], "model.bottleneck: unknown bottleneck 'VQ'"),
+        (["model.bottleneck=Vector"], "model.bottleneck: unknown bottleneck 'Vector'"),
     ],
 )
 def test_what_does_not_go_together_is_said(config, overrides, what):

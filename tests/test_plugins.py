@@ -415,7 +415,7 @@ def test_the_table_and_its_problems(folder, command):
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert "1 layer " in rows["good"]
     assert rows["good"].rstrip().endswith("ok")
-    assert "13 losses" in rows["builtin"]
+    assert "14 losses" in rows["builtin"]
     assert "broken (broken 0.7): import fails: SyntaxError: '(' was never closed" in result.stdout
     assert "ms" not in result.stdout.splitlines()[0].split()
     assert "ms" in command("plugins", "--timings").stdout.splitlines()[0].split()

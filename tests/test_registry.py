@@ -78,6 +78,15 @@ def test_nothing_to_suggest_from():
     assert (problem.what, problem.hint) == ("unknown bottleneck 'KL'", "")
 
 
+def test_a_quantizer_that_is_not_installed_is_told_as_a_bottleneck_too():
+    problem = Registry([]).find("bottleneck", "VQ")
+    assert isinstance(problem, Problem)
+    assert (problem.what, problem.hint) == (
+        "unknown bottleneck 'VQ'",
+        "'VQ' comes with a plugin: pip install flexvae-layers-quantize",
+    )
+
+
 def test_an_unknown_name_that_is_near_to_nothing_points_to_the_list():
     problem = Registry([CORE]).find("layer", "Qqqqqqqq")
     assert isinstance(problem, Problem)

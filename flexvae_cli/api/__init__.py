@@ -20,7 +20,7 @@ import pluggy
 
 from flexvae_cli.api.docstring import Example
 from flexvae_cli.api.losses import REDUCTIONS, LossSpec, loss
-from flexvae_cli.api.results import Batch, Encoded, Gaussian
+from flexvae_cli.api.results import Batch, Encoded, Gaussian, Quantized
 from flexvae_cli.api.spec import (
     Count,
     Dimension,
@@ -77,6 +77,7 @@ __all__ = [
     "Padding",
     "Param",
     "Probability",
+    "Quantized",
     "Range",
     "Reach",
     "Rule",

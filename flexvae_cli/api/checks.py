@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexvae_cli.api.docstring import Example
+from flexvae_cli.api.results import Encoded
 from flexvae_cli.api.spec import LayerSpec
 from flexvae_cli.api.trace import Shape, Step, text
 
@@ -26,15 +27,39 @@ class Case:
     values: Mapping[str, Any]
 
     def module(self) -> nn.Module:
-        """A freshly built module."""
+        """A freshly built module from tensors to tensors, or to `Encoded` where it is a bottleneck's."""
         module: nn.Module = self.spec.factory(**self.values)
-        return module
+        return _in_its_place(module, self.spec.kind) if self.spec.quantizes else module
+
+    def quantizer(self) -> Any:
+        """A freshly built module of a layer that quantizes, as its factory makes it."""
+        return self.spec.factory(**self.values)
 
     def sample(self, batch: int = 2) -> Tensor:
         """Normal noise of the example's input shape, (batch, c, *space)."""
         import torch
 
         return torch.randn(batch, *self.example.takes, dtype=torch.float32)
+
+
+def _in_its_place(quantizer: nn.Module, kind: str) -> nn.Module:
+    """A quantizer as it stands in a net: a layer that also gets the gradients of its own loss, or a bottleneck."""
+    import torch
+
+    class Entry(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.quantizer = quantizer
+
+        def forward(self, x: Tensor) -> Tensor | Encoded:
+            y = self.quantizer(x)
+            if kind == "bottleneck":
+                return Encoded(y.x, None, y.indices, y.loss, y.stats)
+            if y.loss is None or not self.training:
+                return y.x
+            return y.x + (y.loss - y.loss.detach())  # adds 0, and the gradients of the loss
+
+    return Entry()
 
 
 def switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:

@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from flexvae_cli.api.docstring import Example, parse_docstring
@@ -169,11 +169,13 @@ class LayerSpec(Spec):
         trace: makes the static rule of a layer from the parameters that it names (see `flexvae_cli.api.trace`).
         dims: the number of spatial axes that the layer takes; None where it takes any.
         meta: whether the module can run on torch's meta device.
+        quantizes: whether the module returns `Quantized`; as a bottleneck it is known by the same name.
     """
 
     trace: Callable[..., Rule] | None = None
     dims: int | None = None
     meta: bool = True
+    quantizes: bool = False
     _traced: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -191,9 +193,18 @@ class LayerSpec(Spec):
             return None
         return self.trace(**{name: values[name] for name in self._traced if name in values})
 
+    def as_bottleneck(self) -> LayerSpec:
+        """The same quantizer, to stand between encoder and decoder."""
+        return replace(self, kind="bottleneck")
+
 
 def layer(
-    name: str, *, trace: Callable[..., Rule] | None = None, dims: int | None = None, meta: bool = True
+    name: str,
+    *,
+    trace: Callable[..., Rule] | None = None,
+    dims: int | None = None,
+    meta: bool = True,
+    quantizes: bool = False,
 ) -> Callable[[Callable[..., Any]], LayerSpec]:
     """Declare a layer: the decorated factory's signature is its schema, its docstring its help.
 
@@ -202,10 +213,14 @@ def layer(
         trace: a function that takes some of the factory's parameters, by name, and returns a `Rule`.
         dims: the number of spatial axes that the layer takes; None where it takes any.
         meta: False where the module cannot run on torch's meta device.
+        quantizes: True where the module returns `Quantized`. It then also offers `from_indices(indices)`: whole numbers
+            (b, q, *space) to (b, c, *space). Where its codes are all of one size, `bits` is what one of them costs. It
+            can be written in a structure and as `[model] bottleneck`, and is always given float32 (or float64), with
+            autocast off.
     """
 
     def declare(factory: Callable[..., Any]) -> LayerSpec:
-        return LayerSpec(**described("layer", name, factory), trace=trace, dims=dims, meta=meta)
+        return LayerSpec(**described("layer", name, factory), trace=trace, dims=dims, meta=meta, quantizes=quantizes)
 
     return declare
 

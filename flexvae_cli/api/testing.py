@@ -20,6 +20,7 @@ from flexvae_cli.api.checks import CHECKS, Case, Check, switches
 from flexvae_cli.api.docstring import Example, parse_docstring
 from flexvae_cli.api.loss_checks import loss_faults, shape_for
 from flexvae_cli.api.losses import LossSpec
+from flexvae_cli.api.quantizer_checks import QUANTIZER_CHECKS
 from flexvae_cli.api.spec import LayerSpec, Spec
 
 
@@ -35,12 +36,19 @@ def check_layer(spec: LayerSpec) -> None:
     - The input, torch's global switches and the warning filters stay as they are. A warning counts as an error.
     - It runs on the meta device, unless the spec says `meta=False`.
 
+    Of a layer that quantizes this is asked of its quantized output, and besides:
+
+    - It returns `Quantized`; indices are whole numbers (b, q, *space) within `bits`, loss and stats are finite scalars.
+    - In evaluation `from_indices(indices)` is its output, bit for bit.
+    - An input that is not finite shows in its output or its loss, and leaves nothing behind in its buffers.
+
     Raises:
         AssertionError: the message lists everything that is wrong.
     """
     wrong = list(_description(spec))
+    checks = {**CHECKS, **QUANTIZER_CHECKS} if spec.quantizes else CHECKS
     for example in spec.examples:
-        wrong += [f"{example.code}: {what}" for what in _example(spec, example)]
+        wrong += [f"{example.code}: {what}" for what in _example(spec, example, checks)]
     if wrong:
         raise AssertionError("\n  ".join([f"the layer {spec.name} breaks its contract:", *wrong]))
 

@@ -41,6 +41,7 @@ class Format(StrEnum):
 class Scaling(StrEnum):
     RAW = "raw"
     NORMALIZED = "normalized"
+    INDICES = "indices"
 
 
 def encode(
@@ -54,9 +55,13 @@ def encode(
         typer.Option("--format", help="Many latents per file, or one file per image.", show_default="shards"),
     ] = None,
     scaling: Annotated[
-        Scaling,
-        typer.Option("--latents", help="As the decoder takes them, or with mean 0 and deviation 1 in every channel."),
-    ] = Scaling.RAW,
+        Scaling | None,
+        typer.Option(
+            "--latents",
+            help="As the decoder takes them, with mean 0 and deviation 1 in every channel, or a quantizer's indices.",
+            show_default="indices where the bottleneck quantizes, else raw",
+        ),
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Encode every image mirrored as well.")] = False,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="Latents per shard.")] = 1024,
     batch_size: BatchOption = 8,
@@ -69,8 +74,9 @@ def encode(
 
     Writes safetensors in the layout that LightningDiT trains from, or one file per image that mirrors the folders, and
     manifest.json, which says which model made them and where the latent of each image is. Equal input gives equal
-    bytes. Normalized latents carry the numbers that undo it, and `flexvae decode` does. With --config, MODEL is the
-    config's run directory, and INPUT and OUTPUT stand in its table encode.
+    bytes. Normalized latents carry the numbers that undo it, and `flexvae decode` does. Indices of a quantizing
+    bottleneck take as many bits as they need. With --config, MODEL is the config's run directory, and INPUT and OUTPUT
+    stand in its table encode.
     """
     places = find_places("encode", model, source, output, config=config, overrides=overrides, device=device)
     check_inputs(places.model, places.source, device=places.device)
@@ -87,6 +93,8 @@ def encode(
 
     items = list_images(places.source, where="INPUT")
     loaded = load_on(found, places.device)
+    width = _width(loaded, scaling)
+    scaling = scaling or (Scaling.INDICES if width else Scaling.RAW)
     normalization = _normalization(loaded) if scaling is Scaling.NORMALIZED else None
     discard_latents(folder)
     manifest = _encode_all(
@@ -95,6 +103,7 @@ def encode(
         folder,
         layout,
         normalization,
+        width,
         flip=flip,
         shard_size=shard_size,
         batch_size=batch_size,
@@ -129,12 +138,28 @@ def _normalization(model: Model) -> Normalization:
     return Normalization.of(model.description.get("latents"), model.net.latent_shape[0], str(model.path), hint)
 
 
+def _width(model: Model, scaling: Scaling | None) -> int | None:
+    """The bits of an index, where indices are to be written."""
+    from flexvae_cli.engine.packing import codes_of, width_of
+    from flexvae_cli.errors import UsageError
+
+    codes = codes_of(model) if scaling in (None, Scaling.INDICES) else None
+    if scaling is Scaling.INDICES and codes is None:
+        raise UsageError(
+            f"the bottleneck {model.net.bottleneck.code} gives no indices",
+            where="--latents",
+            hint="leave --latents out, or write --latents raw",
+        )
+    return None if codes is None else width_of(codes)
+
+
 def _encode_all(
     model: Model,
     items: list[Item],
     folder: OutputFolder,
     layout: Format,
     normalization: Normalization | None,
+    width: int | None,
     *,
     flip: bool,
     shard_size: int,
@@ -153,7 +178,7 @@ def _encode_all(
     from flexvae_cli.engine.naming import output_names
 
     names, faults = [item.name for item in items], Faults()
-    about = about_latents(model, normalization)
+    about = about_latents(model, normalization, width)
     writer = (
         ShardWriter(folder, shard_size, about=about)
         if layout is Format.SHARDS
@@ -164,14 +189,29 @@ def _encode_all(
         with ui.progress(len(items), "images") as advance:
             samples = read_samples(model, items, workers=workers, report=faults)
             for image in encode_images(
-                model, samples, writer, labels=labels, flip=flip, normalization=normalization, batch_size=batch_size
+                model,
+                samples,
+                writer,
+                labels=labels,
+                flip=flip,
+                normalization=normalization,
+                width=width,
+                batch_size=batch_size,
             ):
                 images.append(image)
                 advance(len(images) + len(faults.all))
     finally:
         faults.write(folder)
     manifest = make_manifest(
-        model, layout.value, writer, images, faults.all, labels=labels, flip=flip, normalization=normalization
+        model,
+        layout.value,
+        writer,
+        images,
+        faults.all,
+        labels=labels,
+        flip=flip,
+        normalization=normalization,
+        width=width,
     )
     publish_manifest(folder, manifest)
     return manifest

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from flexvae_cli.api import Reach, Shape, ShapeError, Step
+from flexvae_cli.api import Encoded, LayerSpec, Reach, Shape, ShapeError, Step
 from flexvae_cli.api.trace import local, text
 from flexvae_cli.codes import Bound
+from flexvae_cli.engine.bottlenecks.quantized import QuantizedBottleneck, QuantizedEntry
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 from flexvae_cli.net import Net
@@ -45,25 +46,37 @@ def build_vae(net: Net, *, logits: bool = False, device: str | torch.device = "c
     _refuse_giants(net)
     with torch.device(device):
         return VAE(
-            build_sequence(net.encoder.expanded()),
+            build_sequence(net.encoder.expanded(), "encoder"),
             build_layer(net.bottleneck, "model.bottleneck"),
-            build_sequence(net.decoder.expanded()),
+            build_sequence(net.decoder.expanded(), "decoder"),
             logits=logits,
         )
 
 
-def build_sequence(items: Iterable[Item]) -> nn.Sequential:
-    """The items in order; a layer's place in the `state_dict` is its key in the structure."""
-    return nn.Sequential(*(build_item(item) for item in items))
+def build_sequence(items: Iterable[Item], part: str = "") -> nn.Sequential:
+    """The items in order; a layer's place in the `state_dict` is its key in the structure.
+
+    Args:
+        part: what the keys are preceded by in the log, such as `encoder`.
+    """
+    return nn.Sequential(*(build_item(item, part) for item in items))
 
 
-def build_item(item: Item) -> nn.Module:
+def build_item(item: Item, part: str = "") -> nn.Module:
     if isinstance(item, Leaf):
-        return build_layer(item.bound, item.where)
-    return Addition(build_sequence(item.body), build_sequence(item.shortcut))
+        return build_layer(item.bound, item.where, f"{part}.{item.key}".lstrip("."))
+    return Addition(build_sequence(item.body, part), build_sequence(item.shortcut, part))
 
 
-def build_layer(bound: Bound, where: str) -> nn.Module:
+def build_layer(bound: Bound, where: str, key: str = "") -> nn.Module:
+    """A layer or a bottleneck, one that quantizes in the form that its place asks for."""
+    module, spec = _made(bound, where), bound.spec
+    if not (isinstance(spec, LayerSpec) and spec.quantizes):
+        return module
+    return QuantizedBottleneck(module) if spec.kind == "bottleneck" else QuantizedEntry(module, key)
+
+
+def _made(bound: Bound, where: str) -> nn.Module:
     """Call a factory; what it raises comes back with the entry and the code that caused it."""
     try:
         module = bound.build()
@@ -98,6 +111,7 @@ def meta_step(bound: Bound, shape: Shape) -> Step:
         raise ShapeError(error.problems[0].what) from None
     except Exception as error:  # a stranger's forward
         raise ShapeError(f"does not run on {text(shape)}: {str(error).splitlines()[0]}") from None
+    out = out.z if isinstance(out, Encoded) else out
     if not isinstance(out, Tensor) or out.dim() < 2:
         raise ShapeError(f"gives a {type(out).__name__}, not a tensor (b, c, *space)")
     gives = tuple(out.shape[1:])

@@ -75,6 +75,7 @@ def save_checkpoint(
     state: dict[str, Any],
     keep_last: int = FEWEST_KEPT,
     keep: Collection[int] = (),
+    anew: bool = False,
 ) -> Path:
     """Writes a checkpoint, publishes it, and only then removes older ones.
 
@@ -90,6 +91,7 @@ def save_checkpoint(
         state: what else training needs, of JSON values.
         keep_last: checkpoints kept, this one included; never fewer than two.
         keep: steps whose checkpoints are kept as well.
+        anew: replace a whole checkpoint of the same step too: something that is no step was done since.
 
     Returns:
         The directory of the checkpoint.
@@ -103,17 +105,17 @@ def save_checkpoint(
     final = checkpoints / f"step-{step:08d}"
     with writing(final, tensor_bytes(weights) + tensor_bytes(training)):
         make_directory(checkpoints)
-        if _is_whole(final):
+        if not anew and _is_whole(final):
             fsync_directory(checkpoints)  # where that failed the first time
         else:
-            if final.is_dir() and not final.is_symlink():
-                discard_directory(final)
             with temporary_directory(run_dir / f".tmp-{os.getpid()}-{step}") as temporary:
                 files = {WEIGHTS: write_tensors(temporary / WEIGHTS, weights)}
                 files[MODEL] = write_sealed(temporary / MODEL, model, weights=files[WEIGHTS].sha256)
                 files[TRAINING] = write_tensors(temporary / TRAINING, training)
                 digests = {name: digest._asdict() for name, digest in files.items()}
                 write_sealed(temporary / STATE, state, step=step, files=digests)
+                if final.is_dir() and not final.is_symlink():
+                    discard_directory(final)
                 publish_directory(temporary, final)
         for old in step_directories(checkpoints)[max(keep_last, FEWEST_KEPT) :]:
             if step_of(old) not in keep:

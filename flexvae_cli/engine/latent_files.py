@@ -27,14 +27,15 @@ About = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """The latent of one image, float32 on the host.
+    """The latent of one image, on the host.
 
     Attributes:
         name: of the image.
         size: its (height, width).
         label: the number of its top-level folder.
-        z: (c, h, w).
+        z: float32 (c, h, w), or packed indices, uint8 (bytes,).
         mirrored: the latent of the image mirrored left to right, where that is wanted.
+        grid: (q, h, w), the shape of the indices, where `z` is these.
     """
 
     name: str
@@ -42,6 +43,17 @@ class Latent:
     label: int
     z: Tensor
     mirrored: Tensor | None = None
+    grid: Shape | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """(c, h, w) of a latent, (q, h, w) of indices."""
+        return tuple(self.z.shape) if self.grid is None else self.grid
+
+    @property
+    def key(self) -> str:
+        """What its tensor is called in a file."""
+        return "latents" if self.grid is None else "indices"
 
 
 class ShardWriter:
@@ -67,7 +79,7 @@ class ShardWriter:
 
     def add(self, latent: Latent) -> LatentImage:
         """Take a latent in; returns where it will be found."""
-        shape = tuple(latent.z.shape)
+        shape = latent.shape
         series = self._pending.setdefault(shape, [])
         series.append(latent)
         place = LatentImage(
@@ -89,9 +101,10 @@ class ShardWriter:
 
     def _write(self, shape: Shape) -> None:
         latents, path = self._pending.pop(shape), self._path(shape)
-        tensors = {"latents": torch.stack([each.z for each in latents])}  # (n, c, h, w)
+        key = latents[0].key
+        tensors = {key: torch.stack([each.z for each in latents])}  # (n, c, h, w), or (n, bytes)
         if mirrored := [each.mirrored for each in latents if each.mirrored is not None]:
-            tensors["latents_flip"] = torch.stack(mirrored)
+            tensors[f"{key}_flip"] = torch.stack(mirrored)
         tensors["labels"] = torch.tensor([each.label for each in latents], dtype=torch.int64)
         digest = self.folder.write(path, save(tensors, _metadata(self.about)))
         self.files.append(
@@ -117,10 +130,10 @@ class FileWriter:
 
     def add(self, latent: Latent) -> LatentImage:
         """Write a latent; returns where it is found."""
-        path, shape = self.names[latent.name], tuple(latent.z.shape)
-        tensors = {"latents": latent.z}  # (c, h, w)
+        path, shape = self.names[latent.name], latent.shape
+        tensors = {latent.key: latent.z}  # (c, h, w), or (bytes,)
         if latent.mirrored is not None:
-            tensors["latents_flip"] = latent.mirrored
+            tensors[f"{latent.key}_flip"] = latent.mirrored
         digest = self.folder.write(path, save(tensors, _metadata({**self.about, "size": latent.size})))
         self.files.append(LatentFile(path=path, sha256=digest.sha256, bytes=digest.bytes, count=1, shape=shape))
         return LatentImage(name=latent.name, file=path, index=0, size=latent.size, label=latent.label)

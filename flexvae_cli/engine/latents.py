@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flexvae_cli.engine.data.dataset import Fault
-from flexvae_cli.engine.inference import BATCH_SIZE, Sample, encode_batch, require_finite, runs
+from flexvae_cli.engine.inference import BATCH_SIZE, Sample, encoded_batch, require_finite, runs
 from flexvae_cli.engine.latent_files import FileWriter, Latent, ShardWriter
 from flexvae_cli.engine.manifest import (
     MANIFEST,
@@ -24,16 +24,23 @@ from flexvae_cli.engine.manifest import (
 )
 from flexvae_cli.engine.naming import OutputFolder
 from flexvae_cli.engine.normalization import Normalization
+from flexvae_cli.engine.packing import pack
 from flexvae_cli.errors import ModelError
 
 if TYPE_CHECKING:
+    from flexvae_cli.api import Shape
     from flexvae_cli.engine.model import Model
 
 STALE = re.compile(r"[0-9]+(x[0-9]+)+/latents_rank[0-9]{2}_shard[0-9]{3,}\.safetensors")
 
 
-def about_latents(model: Model, normalization: Normalization | None) -> dict[str, Any]:
-    """What a file of latents says of itself: whose they are, whether they are raw, and what undoes it if not."""
+def about_latents(model: Model, normalization: Normalization | None, width: int | None = None) -> dict[str, Any]:
+    """What a file of latents says of itself: whose they are, whether they are raw, and what undoes it if not.
+
+    Of indices it says the bits of each.
+    """
+    if width is not None:
+        return {"weights_hash": model.weights_hash, "latents": "indices", "bits": width}
     about = {"weights_hash": model.weights_hash, "latents": "raw" if normalization is None else "normalized"}
     return about if normalization is None else {**about, **normalization.statistics()}
 
@@ -52,6 +59,7 @@ def encode_images(
     labels: Sequence[str],
     flip: bool = False,
     normalization: Normalization | None = None,
+    width: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[LatentImage]:
     """Encode images and write their latents; yields the place of each.
@@ -63,6 +71,7 @@ def encode_images(
         labels: what `labels_of` gave for the whole source.
         flip: encode the mirrored images too.
         normalization: what to apply to the latents; None leaves them raw.
+        width: write the quantizer's indices instead, with so many bits each.
         batch_size: most images of a batch.
 
     Raises:
@@ -70,15 +79,25 @@ def encode_images(
     """
     number = {label: index for index, label in enumerate(labels)}
     for run in runs(samples, lambda sample: model.net.fitting(sample.size), batch_size):
-        straight = _on_host(model, run, encode_batch(model, [s.x for s in run]), normalization)
-        flipped = (
-            _on_host(model, run, encode_batch(model, [s.x.flip(-1) for s in run]), normalization) if flip else None
-        )
+        straight, grid = _stored(model, run, [s.x for s in run], normalization, width)
+        flipped = _stored(model, run, [s.x.flip(-1) for s in run], normalization, width)[0] if flip else None
         for index, sample in enumerate(run):
             label = number[sample.name.partition("/")[0] if "/" in sample.name else ""]
             mirrored = flipped[index] if flipped is not None else None
-            yield writer.add(Latent(sample.name, sample.size, label, straight[index], mirrored))
+            yield writer.add(Latent(sample.name, sample.size, label, straight[index], mirrored, grid))
     writer.close()
+
+
+def _stored(
+    model: Model, run: Sequence[Sample], x: Sequence[Tensor], normalization: Normalization | None, width: int | None
+) -> tuple[Sequence[Tensor], Shape | None]:
+    """What is written of each sample: its latent, or its packed indices and their shape."""
+    encoded = encoded_batch(model, x)
+    latents = _on_host(model, run, encoded.z, normalization)
+    if width is None or encoded.indices is None:
+        return latents.unbind(), None
+    indices = encoded.indices.to("cpu", torch.int64)  # (b, q, h, w)
+    return [pack(each, width) for each in indices], tuple(indices.shape[1:])
 
 
 def _on_host(model: Model, run: Sequence[Sample], latents: Tensor, normalization: Normalization | None) -> Tensor:
@@ -100,6 +119,7 @@ def make_manifest(
     labels: Sequence[str],
     flip: bool,
     normalization: Normalization | None = None,
+    width: int | None = None,
 ) -> Manifest:
     """What `manifest.json` will say."""
     about: dict[str, Any] = model.description
@@ -112,7 +132,8 @@ def make_manifest(
             plugins=about.get("plugins", {}),
         ),
         latents=Latents(
-            value="mean" if model.net.bottleneck.spec.name == "KL" else "output",
+            value="indices" if width else "mean" if model.net.bottleneck.spec.name == "KL" else "output",
+            dtype=f"uint{width}" if width else "float32",
             scaling="normalized" if normalization else "raw",
             flip=flip,
             statistics=normalization.statistics() if normalization else about.get("latents", {}),

@@ -68,7 +68,7 @@ class LatentFile(Entry):
         path: below the folder.
         sha256, bytes: of its content.
         count: latents in it.
-        shape: (c, h, w) of each.
+        shape: (c, h, w) of each, or (q, h, w) where these are indices.
     """
 
     path: Name
@@ -107,16 +107,17 @@ class Latents(Entry):
     """What the numbers are.
 
     Attributes:
-        value: `mean` of the posterior, or the bottleneck's `output` where it has no posterior.
+        value: `mean` of the posterior, the bottleneck's `output` where it has no posterior, or a quantizer's `indices`.
         scaling: `raw`: as the decoder takes them; `normalized`: less `mean` and divided by `std` of the statistics.
         flip: whether the files hold the latents of the mirrored images as well.
         statistics: per channel `mean` and `std` of the raw latents. For normalized ones, the very numbers that undo
             it; for raw ones, those that the model carries, empty where it carries none.
+        dtype: `float32`, or `uint10` for indices of 10 bits: one behind the other, the lowest bit first.
     """
 
-    value: Literal["mean", "output"]
+    value: Literal["mean", "output", "indices"]
     scaling: Literal["raw", "normalized"] = "raw"
-    dtype: Literal["float32"] = "float32"
+    dtype: Annotated[str, Field(pattern=r"^(float32|uint([1-9]|[1-5][0-9]|6[0-2]))$")] = "float32"
     flip: bool
     statistics: dict[str, Any]
 

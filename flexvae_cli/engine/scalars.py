@@ -64,6 +64,8 @@ def scalar(name: str, kind: str = "train") -> Scalar:
     known = SCALARS.get(name)
     if known is not None and (known.group != "quality" or kind == "validation"):
         return known
+    if "." in name:  # of a quantizer, as in bottleneck.usage
+        return Scalar(name.replace(".", ": "), "steering", f"{name} {{:.3g}}")
     return Scalar(name, "loss", f"{name.replace('{', '{{').replace('}', '}}')} {{:.4g}}")
 
 

@@ -47,7 +47,8 @@ class Plateau:
         """Take in the loss of a validation; one that is not finite is no lower loss."""
         if self.schedule.name != "plateau":
             return
-        if loss < self.best * (1 - self.schedule.threshold):
+        margin = self.schedule.threshold * abs(self.best) if math.isfinite(self.best) else 0.0
+        if loss < self.best - margin:  # a loss may be negative
             self.best, self.waited = loss, 0
             return
         self.waited += 1

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flexvae_cli.api import Batch, Encoded
+from flexvae_cli.engine.bottlenecks.quantized import quantizers_told, with_entries
 
 
 class VAE(nn.Module):
@@ -39,9 +40,11 @@ class VAE(nn.Module):
         return self.to_samples(at_least_fp32(self.decoder(z)))
 
     def forward(self, x: Tensor) -> Batch:
-        encoded = self.encode(x)
-        output = at_least_fp32(self.decoder(encoded.z))
-        return Batch(x, output, self.to_samples(output), encoded)
+        """Quantizing entries of encoder and decoder add to `loss` and `stats` of what the bottleneck gives."""
+        with quantizers_told() as found:
+            encoded = self.encode(x)
+            output = at_least_fp32(self.decoder(encoded.z))
+        return Batch(x, output, self.to_samples(output), with_entries(encoded, found))
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

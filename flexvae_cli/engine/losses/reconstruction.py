@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the samples, element by element. All reduce by the mean over every element."""
+"""How far a reconstruction is from the samples, element by element."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ class Charbonnier:
     def __call__(self, batch: Batch) -> Tensor:
         error = batch.reconstruction - batch.x
         return torch.sqrt(error.square() + self.eps**2).mean()
+
+
+@dataclass(frozen=True)
+class PSNR:
+    """10 log10(squared error on [0, 1] + 10^(-most / 10)), mean over samples."""
+
+    most: float
+
+    def __call__(self, batch: Batch) -> Tensor:
+        error = (batch.reconstruction - batch.x).square().flatten(1).mean(dim=1) / 4  # (b,); [-1, 1] is twice as wide
+        return 10 * torch.log10(error + 10 ** (-self.most / 10)).mean()
 
 
 def bce(batch: Batch) -> Tensor:

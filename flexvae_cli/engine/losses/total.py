@@ -36,7 +36,7 @@ class TotalLoss:
         """The values at a step, scalars: `{"loss": total, "reconstruction": ..., ...}`, each with its gradient.
 
         A term is left out before the step at which it starts. Where a rate is held, `rate` and `kld_weight` are there
-        too, without gradients.
+        too, and what quantizers tell of themselves (`bottleneck.usage`), without gradients.
         """
         values: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
@@ -49,7 +49,7 @@ class TotalLoss:
             weighted.append(values["bottleneck"])
         if self._target is not None:
             values |= {"rate": rate(batch), "kld_weight": self.controller.weight(self._target.weight, batch.x)}
-        return {"loss": torch.stack(weighted).sum(), **values}
+        return {"loss": torch.stack(weighted).sum(), **values, **batch.encoded.stats}
 
     def _weight(self, term: Term, step: int, batch: Batch) -> Tensor | float:
         return self.controller.weight(term.weight, batch.x) if term.target is not None else term.weight_at(step)
