@@ -137,7 +137,7 @@ def _told(error: Exception) -> FlexVAEError:
 
 def _is_out_of_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:  # then it is not torch's memory, and importing it would take more
-        return isinstance(error, MemoryError)
+        return isinstance(error, MemoryError) or "failed to map segment" in str(error)
     from flexvae_cli.engine.device import is_out_of_memory
 
     return is_out_of_memory(error)

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from flexvae_cli import main as command_line
-from flexvae_cli.engine import checkpoint, files, loop, validation
+from flexvae_cli.engine import checkpoint, files, loop, starting, validation
 from flexvae_cli.engine.checkpoint import newest_checkpoint, read_checkpoint
 from flexvae_cli.engine.data import dataset, sources, workers
 from flexvae_cli.engine.files import CRASH_POINTS, ORPHAN
@@ -264,7 +264,7 @@ class Moment:
 
 MOMENTS = {
     "the images are looked at": Moment(sources, "image_size", [1, 10]),
-    "the net is built": Moment(loop, "build_vae", [1]),
+    "the net is built": Moment(starting, "build_vae", [1]),
     "a sample is read": Moment(dataset.TrainingImages, "__getitem__", [1, 7, 20]),
     "the nets compute": Moment(VAE, "forward", [1, 2, 9]),
     "the optimizer steps": Moment(Optimization, "step", [1, 4]),

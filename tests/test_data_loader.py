@@ -113,7 +113,8 @@ def treacherous(how: str) -> Iterator[MicroBatch]:
 
 
 def test_a_dead_worker_is_named() -> None:
-    with pytest.raises(DataError, match=r"a data worker died \(process \d+, exit code 3\) while it read \w+.jpg\n.*try data.workers = 0"):
+    said = r"a data worker died \(process \d+, exit code 3\) while it read \w+.jpg\n.*try data.workers = 0"
+    with pytest.raises(DataError, match=said):
         list(treacherous("exit"))
 
 

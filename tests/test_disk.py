@@ -19,11 +19,12 @@ from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.events import Event, Noticed
 from flexvae_cli.engine.files import ORPHAN, DiskFullError
 from flexvae_cli.engine.lines import LineFile
-from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.patience import waiting_for_room
 from flexvae_cli.engine.records import recorded
 from flexvae_cli.engine.room import checkpoint_bytes, require_room
 from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.starting import gather
 from flexvae_cli.errors import Exit
 from flexvae_cli.plan import make_plan
 
@@ -59,7 +60,7 @@ def run(
     """Train; `at` is called with every event."""
     plan, found = make_plan(load_config(project / "flexvae.toml", overrides)), list[Event]()
     with RunDirectory(plan.settings.train.run_dir, resume=resume) as held:
-        for event in recorded(train(plan, gather(plan), held, resume=resume), held):
+        for event in recorded(train(plan, gather(plan), held, resume=resume, force=True), held):
             found.append(event)
             at(event)
     return found
@@ -223,8 +224,12 @@ def test_a_disk_that_is_really_full(project, small_disk, flexvae, monkeypatch):
     assert flexvae(*arguments, "--set", "train.max_steps=4").exit_code == 0
     kept = state(small_disk / "run")
     fill(small_disk, leave=8192)
+    # it is refused at once, unless it is forced
+    ended = flexvae(*arguments)
+    assert ended.exit_code == Exit.RESOURCES
+    assert "that is 1 checkpoint; make room" in ended.stderr
     # nobody makes room
-    ended = flexvae(*arguments, "--set", "train.disk_full_wait=0.1")
+    ended = flexvae(*arguments, "--force", "--set", "train.disk_full_wait=0.1")
     assert ended.exit_code == Exit.RESOURCES
     assert "waiting up to 0.1 s for room" in ended.stderr
     error = next(line for line in ended.stderr.splitlines() if line.startswith("error: "))

@@ -15,9 +15,10 @@ from flexvae_cli.config import load_config
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.events import Event
-from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.records import recorded
 from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.starting import gather
 from flexvae_cli.errors import DataError, DivergedError, ModelError, UsageError
 from flexvae_cli.plan import make_plan
 
@@ -279,7 +280,7 @@ def test_what_a_checkpoint_says_of_its_latents_is_a_function_of_its_weights(proj
 
 
 def held_out(project) -> list[str]:
-    from flexvae_cli.engine.loop import gather
+    from flexvae_cli.engine.starting import gather
 
     return [item.name for item in gather(plan_of(project)).source.validation.items]
 

@@ -15,9 +15,10 @@ from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.health import Health
 from flexvae_cli.engine.learner import Learner
-from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.replay import replay
 from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.starting import gather
 from flexvae_cli.errors import DivergedError, ModelError
 from flexvae_cli.plan import make_plan
 

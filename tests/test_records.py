@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch.utils.tensorboard
 
-from flexvae_cli.engine.events import BadFileMet, Event, Logged, Started, Validated
-from flexvae_cli.engine.files import DiskFullError
+from flexvae_cli.engine.events import BadFileMet, Event, Logged, Noticed, Started, Validated
 from flexvae_cli.engine.records import recorded
 from flexvae_cli.engine.rundir import RunDirectory
 from flexvae_cli.errors import DivergedError
@@ -79,11 +78,15 @@ def test_a_reader_that_stops_loses_no_drawn_numbers(run, closed):
     assert closed == [str(run.path / "tensorboard")]
 
 
-@pytest.mark.parametrize("method", ["add_scalar", "close"])
-def test_a_full_disk_under_tensorboard_is_told(run, monkeypatch, method):
+@pytest.mark.parametrize(("method", "told"), [("add_scalar", 1), ("close", 0)])
+def test_a_full_disk_under_tensorboard_ends_tensorboard_and_not_the_run(run, monkeypatch, method, told):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch.utils.tensorboard.SummaryWriter, method, full)
-    with pytest.raises(DiskFullError, match="tensorboard: no space left"):
-        list(recorded(EVENTS, run))
+    found = list(recorded(EVENTS, run))
+    notices = [event.text for event in found if isinstance(event, Noticed)]
+    assert [event for event in found if not isinstance(event, Noticed)] == EVENTS
+    assert len(notices) == told
+    assert all("nothing more for TensorBoard: no space left" in text for text in notices)
+    assert len(run.metrics.read_text().splitlines()) == 2

@@ -12,9 +12,10 @@ from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
-from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.modelfiles import find_model
 from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.starting import gather
 from flexvae_cli.engine.trainer import Best
 from flexvae_cli.errors import UsageError
 from flexvae_cli.plan import make_plan
@@ -158,3 +159,17 @@ def test_the_plateau_lowers_the_rate(tmp_path):
     schedule = {"name": "plateau", "patience": 0, "threshold": 1.0, "gamma": 0.5}
     logged = [x.values["lr"] for x in run(plan_of(tmp_path, schedule=schedule)) if isinstance(x, e.Logged)]
     assert logged == pytest.approx([3e-3, 1.5e-3, 0.75e-3, 0.375e-3])
+
+
+def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_writes(tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    from flexvae_cli.engine import files
+    from flexvae_cli.errors import ResourceError
+
+    plan = plan_of(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(ResourceError, match="free"):
+        run(plan)
+    assert not (tmp_path / "run/config.json").exists()

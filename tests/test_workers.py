@@ -8,8 +8,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from flexvae_cli.config import load_config
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.data.dataset import MicroBatch, Preparation, Sample, TrainingImages, WholeImages
-from flexvae_cli.engine.data.loader import Rest, nothing, training_batches, whole_images
+from flexvae_cli.engine.data.loader import Rest, training_batches, whole_images
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import list_images
 from flexvae_cli.engine.data.workers import Notes
 from flexvae_cli.engine.interrupt import Stopped
-from flexvae_cli.engine.loop import gather, train
+from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.rundir import RunDirectory
+from flexvae_cli.engine.starting import gather
 from flexvae_cli.errors import DataError, Exit
 from flexvae_cli.plan import make_plan
 
@@ -62,10 +64,9 @@ class Treacherous(TrainingImages):
         return super().__getitem__(at)
 
 
-def stream(
-    marks: Path, how: str, times: int, *, workers: int = 2, tell: Callable[[str], object] = nothing, **options: object
-) -> Iterator[MicroBatch]:
-    return training_batches(Treacherous(how, marks, times), SAMPLER, workers=workers, timeout=4 if how in HANGING else 120, tell=tell, **options)  # type: ignore[arg-type]
+def stream(marks: Path, how: str, times: int, *, workers: int = 2, **options: Any) -> Iterator[MicroBatch]:
+    timeout = 4 if how in HANGING else 120
+    return training_batches(Treacherous(how, marks, times), SAMPLER, workers=workers, timeout=timeout, **options)
 
 
 @pytest.fixture

@@ -22,6 +22,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest whole checkpoint; start afresh where there is none.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start though the disk has less room than the checkpoints will need.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an autoencoder as a config says.
@@ -32,12 +35,14 @@ def train(
     from flexvae_cli.engine.place import find_place
 
     with one_voice(find_place(os.environ)) as voice:
-        signal = _train(voice, config, overrides or (), resume, as_json)
+        signal = _train(voice, config, overrides or (), resume, force, as_json)
     if signal:
         raise typer.Exit(128 + signal)
 
 
-def _train(voice: Voice, config: Path | None, overrides: Sequence[str], resume: bool, as_json: bool) -> int:
+def _train(
+    voice: Voice, config: Path | None, overrides: Sequence[str], resume: bool, force: bool, as_json: bool
+) -> int:
     """Train, alone or with others, of whom one writes and speaks; returns the signal that stopped it."""
     from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan, require_inputs
@@ -53,8 +58,9 @@ def _train(voice: Voice, config: Path | None, overrides: Sequence[str], resume: 
     with run if first else nullcontext():
         from flexvae_cli.engine import loop
         from flexvae_cli.engine.records import recorded
+        from flexvae_cli.engine.starting import gather
 
-        events = loop.train(plan, loop.gather(plan, world), run, resume=resume)
+        events = loop.train(plan, gather(plan, world), run, resume=resume, force=force)
         if first:
             summary, signal = follow(recorded(events, run), run, path, plan.settings.train.max_steps or 0)
         else:

@@ -13,6 +13,8 @@ from flexvae_cli.errors import UsageError
 
 OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain RuntimeError
     "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",  # oneDNN's scratch memory
+    "std::bad_alloc",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
