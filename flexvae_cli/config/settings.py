@@ -137,7 +137,9 @@ class TermTable(Table):
 class LossTable(Table):
     """`L = alpha * reconstruction + kld_weight * KLD + ssim_metrics * beta * (1 - SSIM) + sparse_metrics * sparse`."""
 
-    reconstruction: str = Field("mse", description="code of the reconstruction loss: `mse`, `l1`, `huber_0.1`, `psnr`, `bce`")
+    reconstruction: str = Field(
+        "mse", description="code of the reconstruction loss, as in `mse`, `l1`, `huber_0.1`, `bce`"
+    )
     alpha: Weight = Field(1.0, description="weight of the reconstruction loss")
     kld_weight: Weight = Field(
         1e-6, description="weight of the KL divergence (summed over a sample's latent, mean over samples)"
