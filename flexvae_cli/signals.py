@@ -19,6 +19,7 @@ from flexvae_cli.errors import Exit
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
+SOON = 0.01  # seconds
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows lacks the other
 
 
@@ -35,8 +36,10 @@ def ending_in_order() -> Iterator[None]:
     def unraisable(args: UnraisableHookArgs) -> None:
         """An interruption that came while an object was given up, where nothing can be raised, is sent anew."""
         if isinstance(args.exc_value, KeyboardInterrupt | SystemExit):
-            interrupted = isinstance(args.exc_value, KeyboardInterrupt)
-            os.kill(os.getpid(), signal.SIGINT if interrupted else signal.SIGTERM)
+            number = signal.SIGINT if isinstance(args.exc_value, KeyboardInterrupt) else signal.SIGTERM
+            later = threading.Timer(SOON, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
         else:
             passed_on(args)
 

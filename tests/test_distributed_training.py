@@ -61,9 +61,9 @@ KILLS = 30 if os.environ.get("FLEXVAE_NIGHTLY") == "1" else 3
 TRAIN_AND_TELL = """
 import hashlib, sys
 from flexvae_cli import main
-from flexvae_cli.engine import loop
-held, learner = [], loop.Learner
-loop.Learner = lambda *arguments: held.append(learner(*arguments)) or held[0]
+from flexvae_cli.engine import starting
+held, learner = [], starting.Learner
+starting.Learner = lambda *arguments: held.append(learner(*arguments)) or held[0]
 sys.argv = ["flexvae", "train", "--set", "train.run_dir=whole", "--json"]
 try:
     main.run()

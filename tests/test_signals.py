@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flexvae_cli.engine.interrupt import Interrupt, Stopped
+from flexvae_cli.signals import ending_in_order
 
 linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the harness needs Linux")
 CONFIG = """
@@ -96,7 +99,7 @@ def test_a_whole_group_of_real_processes(project, numbers, until, code):
         process.kill()
 
 
-def test_a_signal_is_remembered_once(monkeypatch):
+def test_a_signal_is_remembered_once():
     with Interrupt() as interrupt:
         assert list(interrupt.until([1, 2])) == [1, 2]
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -111,3 +114,47 @@ def test_a_signal_is_remembered_once(monkeypatch):
             list(interrupt.until([1]))
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_program_that_is_asked_to_end_does_so_by_way_of_its_clean_up(number, code):
+    cleaned = []
+    with (
+        pytest.raises(SystemExit) as ended,
+        ending_in_order(),
+        closing(SimpleNamespace(close=lambda: cleaned.append(1))),
+    ):
+        os.kill(os.getpid(), number)
+    assert ended.value.code == code
+    assert cleaned
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+class Careless:
+    """Is interrupted as it is given up, where Python cannot raise anything."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_an_interruption_that_python_loses_is_sent_anew(number, error):
+    def work() -> None:
+        Careless(number)
+        for _ in range(6000):
+            time.sleep(0.01)
+
+    with pytest.raises(error), ending_in_order():
+        work()
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ending_in_order():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

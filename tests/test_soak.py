@@ -93,17 +93,17 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
 @nightly
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_of_hours_stays_as_it_is(project, workers):
-    """One fifth of the time after another, with a kill between."""
-    for _ in range(5):
+    """With a kill after half of the time."""
+    for _ in range(2):
         process = start(
             project, "train", "--resume", "--set", f"data.workers={workers}", "--set", "train.max_steps=100000000"
         )
-        memory, files = watch(process, WARM + SECONDS / 5)
+        memory, files = watch(process, WARM + SECONDS / 2)
         assert process.poll() is None
         process.kill()
         process.wait()
-        assert slope(memory) < 1  # MB in a minute
         half = len(files) // 2
+        assert slope(memory[half:]) < 1  # MB in a minute
         assert max(files[half:]) <= max(files[:half]) + 4  # batches on their way
 
 

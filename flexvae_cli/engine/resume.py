@@ -16,10 +16,11 @@ from flexvae_cli.plan import Plan
 
 FREE_TABLES = ("infer", "encode", "mem", "plugins")
 FREE_KEYS = (
+    "adversarial.discriminator",  # the structures themselves are compared, not where they lie
     "data.cache",
     "data.timeout",
     "data.workers",
-    "model.decoder",  # the structures themselves are compared, not where they lie
+    "model.decoder",
     "model.encoder",
     "model.init",  # only a start reads it
     "train.accumulate",  # with the number of processes; `changes` tells what comes of it
@@ -45,10 +46,15 @@ def run_state(
     """What `state.json` says beside the step."""
     return {
         "settings": plan.settings.model_dump(mode="json"),
+        "discriminator": _discriminator(plan),
         "data": fingerprint,
         "environment": environment(device, processes),
         "metrics_offset": metrics_offset,
     }
+
+
+def _discriminator(plan: Plan) -> Any:
+    return plan.adversary.structure.document if plan.adversary else None
 
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
@@ -75,10 +81,13 @@ def require_same_run(plan: Plan, checkpoint: Checkpoint) -> None:
         if before.get(key) != now.get(key) and key not in FREE_KEYS and key.partition(".")[0] not in FREE_TABLES
     ]
     described = plan.net.describe()
+    structures = [(f"model.{part}", described[part], checkpoint.model.get(part)) for part in ("encoder", "decoder")]
+    discriminator = _discriminator(plan)
+    structures += [("adversarial.discriminator", discriminator, checkpoint.state.get("discriminator", discriminator))]
     problems += [
-        Problem(f"the structure of the {part} is not the one that the run was started with", f"model.{part}")
-        for part in ("encoder", "decoder")
-        if described[part] != checkpoint.model.get(part)
+        Problem(f"the structure of the {key.partition('.')[2]} is not the one that the run was started with", key)
+        for key, wanted, found in structures
+        if wanted != found
     ]
     if problems:
         hint = "put them back to resume, or train in another train.run_dir"
