@@ -94,7 +94,7 @@ def make_plan(config: Config) -> Plan:
     phases = _phases(settings, registry, net, problems)
     shapes = [phase.shape for phase in phases if len(phase.shape) == len(settings.data.input)]
     adversary = adversary_of(settings.adversarial, shapes, registry, meta_fallback(), problems)
-    problems += _data_problems(settings)
+    problems += _data_problems(settings) + _run_problems(settings)
     traces = None
     if net is not None:
         try:
@@ -156,6 +156,7 @@ def _phases(settings: Settings, registry: Registry, net: Net | None, problems: l
     """The start of the run and `[[phase]]`, each with what the ones before it left as it was."""
     loss, shape = settings.loss, settings.data.input
     phases = [Phase(0, terms_of(loss, shape, registry, net, problems), settings.train.freeze, shape, "train")]
+    found = dict[Problem, None]()  # said of a phase before
     for number, table in enumerate(settings.phase):
         last, where = phases[-1], f"phase[{number}]"
         if table.start <= last.start:
@@ -166,9 +167,13 @@ def _phases(settings: Settings, registry: Registry, net: Net | None, problems: l
         shape = table.input or last.shape
         before = len(problems)
         terms = terms_of(loss, shape, registry, net, problems)
+        if settings.data.validation and shape != settings.data.input:  # where validation measures them
+            terms_of(loss, settings.data.input, registry, net, problems)
         if phases[0].terms and terms and _output(terms) != _output(phases[0].terms):
             problems.append(Problem("a run stays with bce, or without", f"{where}.loss.reconstruction"))
-        problems[before:] = [replace(problem, where=f"{where}.{problem.where}") for problem in problems[before:]]
+        fresh = dict.fromkeys(p for p in problems[before:] if p not in problems[:before] and p not in found)
+        found |= fresh
+        problems[before:] = [replace(problem, where=f"{where}.{problem.where}") for problem in fresh]
         problems += _shape_problems(shape, settings, net, where) if table.input else []
         phases.append(Phase(table.start, terms, last.freeze if table.freeze is None else table.freeze, shape, where))
     return tuple(phases)
@@ -190,6 +195,19 @@ def _shape_problems(shape: tuple[int, ...], settings: Settings, net: Net | None,
     except UsageError as error:
         return [replace(problem, what=f"{problem.what} (at {where}.input)") for problem in error.problems]
     return []
+
+
+def _run_problems(settings: Settings) -> list[Problem]:
+    """Settings that would have no effect."""
+    problems, train, adversarial = [], settings.train, settings.adversarial
+    if settings.data.validation == 0:
+        if settings.schedule.name == "plateau":
+            problems.append(Problem("looks at validations, and data.validation is 0", "schedule.name"))
+        if train.keep_best != "off":
+            problems.append(Problem("needs validations, and data.validation is 0", "train.keep_best"))
+    if adversarial is not None and train.max_steps is not None and adversarial.start >= train.max_steps:
+        problems.append(Problem(f"is behind the {train.max_steps} steps of the run", "adversarial.start"))
+    return problems
 
 
 def _data_problems(settings: Settings) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Writes `tests/data/runs/VERSION`: a run as this release leaves it, which every later one must still load and continue.
+"""Writes `tests/data/runs/VERSION`: a run as this release leaves it, which every later one must load and continue.
 
 Run it once for a release, and never again for that one: python tests/make_run_fixture.py
 """
@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -68,8 +69,10 @@ def answers(run: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    folder = RUNS / __version__
-    folder.mkdir(parents=True)  # never over one that is there
+    if (RUNS / __version__).exists():
+        raise SystemExit("that release has its run")
+    folder = Path(tempfile.mkdtemp()) / __version__  # a checkpoint says where it was made
+    folder.mkdir()
     (folder / "flexvae.toml").write_text(CONFIG)
     for name, codes in STRUCTURES.items():
         (folder / f"{name}.json").write_text(json.dumps(codes))
@@ -80,6 +83,7 @@ def main() -> None:
     for path in sorted((run / "ckpt").iterdir())[:-1]:
         shutil.rmtree(path)
     (folder / "answers.json").write_text(json.dumps(answers(run)))
+    shutil.copytree(folder, RUNS / __version__, symlinks=True)
 
 
 if __name__ == "__main__":

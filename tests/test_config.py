@@ -304,7 +304,7 @@ BAD_OVERRIDES = [
     ("lr=1", "--set lr: lr stands outside the tables; lr is a setting of [optimizer]"),
     ("data.flip=True", "--set data.flip: data.flip wants true or false, not the text 'True'"),
     ("train.run_dir=", "--set train.run_dir: train.run_dir wants a path, not the text ''"),
-    ("train.epochs=2", "--set train.epochs: [train] wants max_steps or epochs, and only one of them"),
+    ("train={epochs=2, max_steps=2}", "--set train: [train] wants max_steps or epochs, and only one of them"),
     ("train=3", "--set train: train wants a table, not 3"),
     ("train.seed.x=3", "--set train.seed.x: train.seed wants a whole number, not a table"),
     ("train.seed=99999999999999999999", "--set train.seed: train.seed is a number of more than 64 bits"),
@@ -473,3 +473,24 @@ def test_whatever_the_text_only_usage_errors_leave(tmp_path: Path) -> None:
             loaded += 1
             assert tomli.loads(to_toml(config.document)) == config.document
     assert MUTATIONS // 50 < loaded < MUTATIONS // 2
+
+
+def test_epochs_on_the_command_line_are_in_the_place_of_steps_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", GOOD)
+    train = load_config(path, ["train.epochs=3"]).settings.train
+    assert (train.max_steps, train.epochs) == (None, 3)
+    train = load_config(path, ["train.epochs=3", "train.max_steps=7"]).settings.train
+    assert (train.max_steps, train.epochs) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('name = "sgd"\neps = 1e-3', "eps"),
+        ('name = "adafactor"\nbetas = [0.1, 0.2]', "betas"),
+        ("momentum = 0.9", "momentum"),
+    ],
+)
+def test_optimizer_keys_without_effect_are_refused(tmp_path: Path, lines: str, key: str) -> None:
+    (found,) = messages(write(tmp_path / "c.toml", GOOD.replace("lr = 1e-3", lines)))
+    assert f"[optimizer] has {key}, of which" in found

@@ -107,7 +107,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_worker(project):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "continue with: flexvae train --config flexvae.toml --resume" in err
+    assert "continue with: flexvae train --set train.max_steps=100000 --resume" in err
     newest = sorted((project / "run/ckpt").iterdir())[-1].name
     assert f"stopped at step {int(newest[5:])}, saved" in err
     deadline = time.monotonic() + 20

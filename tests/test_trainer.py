@@ -173,3 +173,65 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_writes(tmp_path, m
     with pytest.raises(ResourceError, match="free"):
         run(plan)
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_signal_during_validation_saves_though_no_checkpoint_is_due(tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from flexvae_cli.engine.data import dataset
+
+    tables = {"data": {"validation": 0.5}, "train": {"validate_every": 3, "checkpoint_every": 10}}
+    plan, whole = plan_of(tmp_path, **tables), plan_of(tmp_path, "whole", **tables)
+    read, count = dataset.EvaluationImages.__getitem__, []
+
+    def interrupted(self, index):
+        count.append(index)
+        if len(count) == 7:  # five are for the strip
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.EvaluationImages, "__getitem__", interrupted)
+        events = run(plan)
+    assert (events[-1].step, events[-1].signal) == (3, signal.SIGINT)
+    assert state(tmp_path / "run")[0] == 3
+    resumed = run(plan, resume=True)
+    assert [x.step for x in resumed if isinstance(x, e.Validated)] == [3, 6, 9, 12]
+    run(whole)
+    assert same(state(tmp_path / "run"), state(tmp_path / "whole"))
+
+
+def test_parameters_that_learn_later_have_their_momentum_then(tmp_path):
+    optimizer = {"name": "sgd", "momentum": 0.9, "lr": 1e-3}
+    plan = plan_of(tmp_path, optimizer=optimizer, train={"freeze": ["encoder.*"]}, phase=[{"start": 4, "freeze": []}])
+    assert isinstance(run(plan)[-1], e.Finished)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"data": {"validation": 0}, "schedule": {"name": "plateau"}}, "schedule.name: looks at validations"),
+        ({"data": {"validation": 0}, "train": {"keep_best": "psnr"}}, "train.keep_best: needs validations"),
+        (
+            {"phase": [{"start": 3, "input": "3x176x176", "loss": {"term": [{"name": "msssim"}]}}]},
+            "phase[0].loss.term[0]: msssim wants sides of at least 161 pixels",
+        ),
+    ],
+)
+def test_settings_without_effect_or_sense_are_refused(tmp_path, tables, said):
+    with pytest.raises(UsageError) as caught:
+        plan_of(tmp_path, **tables)
+    assert any(f"{p.where}: {p.what}".startswith(said) for p in caught.value.problems), caught.value.problems
+
+
+def test_a_mistake_is_told_once_however_many_phases_there_are(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        plan_of(tmp_path, loss={"reconstruction": "msee"}, phase=[{"start": 3}, {"start": 5}])
+    assert len(caught.value.problems) == 1
+
+
+def test_a_phase_behind_the_last_epoch_is_refused(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        run(plan_of(tmp_path, train={"max_steps": None, "epochs": 1}, phase=[{"start": 1000}]))
+    assert caught.value.problems[0].where == "phase[0].start"

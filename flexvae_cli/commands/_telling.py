@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +114,14 @@ def told(event: Event, run: RunDirectory, config: Path, pace: Pace) -> list[str]
             spent = f"done: {event.step:,} steps, {event.seconds:.0f} s in this session"
             return [f"{spent}; next: flexvae report {shown(run.path)}, flexvae infer {shown(run.path)} INPUT OUTPUT"]
         case e.Finished():
-            return [f"stopped at step {event.step}, saved; continue with: flexvae train --config {config} --resume"]
+            return [f"stopped at step {event.step}, saved; continue with: {_again(config)}"]
         case _:
             return []
+
+
+def _again(config: Path) -> str:
+    """The command that goes on: the one that was given, with --resume."""
+    if sys.argv[1:2] != ["train"]:  # not from a command line
+        return f"flexvae train --config {config} --resume"
+    resume = [] if "--resume" in sys.argv else ["--resume"]
+    return shlex.join(["flexvae", *sys.argv[1:], *resume])

@@ -49,7 +49,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     layers = [*read_files(path), *read_overrides(overrides)]
     document: dict[str, Any] = {}
     for layer in layers:
-        document = merged(document, with_absolute_paths(layer.values, Settings, layer.folder))
+        document = merged(
+            _without_other_length(document, layer.values), with_absolute_paths(layer.values, Settings, layer.folder)
+        )
 
     def where(key: KeyPath, missing: bool = False) -> str:
         """Where `key`, or what is around it, got its value last; what is missing is missed in a file."""
@@ -62,6 +64,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         raise UsageError(*problems(error, document, where)) from None
     return Config(settings, path, document)
+
+
+def _without_other_length(document: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """What a later layer says of the length of the run, in steps or in epochs, is in the place of what was said."""
+    train, given = document.get("train"), over.get("train")
+    if not isinstance(train, dict) or not isinstance(given, dict) or not {"max_steps", "epochs"} & given.keys():
+        return document
+    return {**document, "train": {key: value for key, value in train.items() if key not in ("max_steps", "epochs")}}
 
 
 def json_schema() -> dict[str, Any]:

@@ -172,6 +172,9 @@ class LossChanges(LossTable):
         return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
 
 
+UNUSED_BY_OPTIMIZER = {"sgd": ("betas", "eps"), "rmsprop": (), "adafactor": ("betas", "eps", "momentum")}
+
+
 class GroupTable(Table):
     """Parameters that are treated in their own way; of several groups that match, the first counts."""
 
@@ -188,7 +191,8 @@ class OptimizerTable(Table):
     )
     lr: Annotated[float, Field(gt=0)] = Field(4e-4, description="learning rate after warm-up")
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = Field(
-        (0.9, 0.999), description="decay of the running means of gradient and squared gradient"
+        (0.9, 0.999),
+        description="decay of the running means of gradient and squared gradient; `rmsprop` has the second alone",
     )
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="added to the denominator")
     momentum: Decay = Field(0.0, description="`sgd` and `rmsprop`: momentum; with `sgd` in Nesterov's form")
@@ -196,6 +200,15 @@ class OptimizerTable(Table):
     decay_norms_and_biases: bool = Field(False, description="whether parameters of one axis decay as well")
     clip_norm: Weight = Field(1.0, description="largest norm of the whole gradient; 0 switches clipping off")
     group: Annotated[tuple[GroupTable, ...], Field(strict=False)] = Field((), description="exceptions, see below")
+
+    @model_validator(mode="after")
+    def _of_use(self) -> OptimizerTable:
+        useless = UNUSED_BY_OPTIMIZER.get(self.name, ("momentum",))
+        defaults = type(self).model_fields
+        given = [key for key in useless if getattr(self, key) != defaults[key].default]
+        if given:
+            raise ValueError(f"has {given[0]}, of which {self.name} makes no use; leave it out")
+        return self
 
 
 class DiscriminatorOptimizerTable(OptimizerTable):
@@ -321,6 +334,8 @@ class TrainTable(Table):
     def _length(self) -> TrainTable:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("wants max_steps or epochs, and only one of them")
+        if self.compile and self.activation_checkpointing != "off":
+            raise ValueError("has compile and activation_checkpointing, and torch cannot compile what it recomputes")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"cannot accumulate {self.accumulate} parts of a batch of {self.batch_size}; use at most batch_size"

@@ -32,10 +32,18 @@ class Ema:
         return min(self.table.decay, rising)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the mean towards the parameters, once per optimizer step."""
+    def update(self, step: int, bad: Tensor) -> None:
+        """Move the mean towards the parameters, once per optimizer step.
+
+        Args:
+            step: counted from 0.
+            bad: a scalar on the device, not 0 where the step was skipped: then the mean stays as it is.
+        """
         if self.mean:
-            torch._foreach_lerp_(list(self.mean.values()), list(self.live.values()), 1 - self.decay(step))
+            means = list(self.mean.values())
+            moves = torch._foreach_sub(list(self.live.values()), means)
+            torch._foreach_mul_(moves, (1 - self.decay(step)) * (bad == 0))
+            torch._foreach_add_(means, moves)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

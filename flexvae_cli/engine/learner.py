@@ -139,6 +139,7 @@ class Learner:
         if adversary is not None:
             adversary.optimization.zero_grad()
         samples = samples or sum(len(x) for x in micro_batches)
+        buffers = [(b, b.clone()) for module in self.modules() for b in module.buffers()]
         totals: dict[str, Tensor] = {}
         for k, x in enumerate(micro_batches):
             seed_everything(self.plan.settings.train.seed, step, k * self.world.size + self.world.rank)
@@ -147,7 +148,9 @@ class Learner:
                 part = value.detach() * share
                 totals[name] = totals[name] + part if name in totals else part
         totals = self.world.sum_values(totals, idle=samples < self.world.size)
-        self._update(step, totals, adversary)
+        bad = self._update(step, totals, adversary)
+        for buffer, before in buffers:  # what a skipped batch did to running statistics did not happen either
+            buffer.copy_(torch.where(bad, before, buffer))
         return totals
 
     def _train(self) -> None:
@@ -172,8 +175,8 @@ class Learner:
                 values |= adversary.discriminator_backward(x, fake, scale * share, step)
         return values
 
-    def _update(self, step: int, totals: dict[str, Tensor], adversary: Adversary | None) -> None:
-        """Let the gradients of a whole step act, unless a number is not finite."""
+    def _update(self, step: int, totals: dict[str, Tensor], adversary: Adversary | None) -> Tensor:
+        """Let the gradients of a whole step act, unless a number is not finite; returns whether one was not."""
         optimizations = [self.optimization] + ([adversary.optimization] if adversary is not None else [])
         scale = self.precision.scale
         bad = ~torch.isfinite(totals["loss"])
@@ -186,13 +189,15 @@ class Learner:
         for optimization in optimizations:
             optimization.step(rate, bad)
         self.world.mix(buffer for module in self.modules() for buffer in module.buffers())
-        self.ema.update(step)
-        self.loss_at(step).update(totals)
+        self.ema.update(step, bad)
+        seen = {name: torch.where(bad, torch.nan, value) for name, value in totals.items()}  # nan is passed over
+        self.loss_at(step).update(seen)
         if adversary is not None:
-            adversary.update(totals)
+            adversary.update(seen)
         overflow = scale.expected(bad) & torch.isfinite(totals["loss"])
         self.health.add(step, bad & ~overflow)
         scale.update(bad)
+        return bad
 
     def numbers(self) -> dict[str, float]:
         """For the log, what stands behind the steps' own values; the device is waited for."""

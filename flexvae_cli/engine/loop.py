@@ -125,7 +125,7 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event
             better = yield from _validated(trainer, done, interrupt, told)
         if first and train.preview_every and (last or done % train.preview_every == 0) and not trainer.signal:
             yield from _previewed(trainer, done)
-        if due(train.checkpoint_every) or better or agreed.late:
+        if trainer.signal or due(train.checkpoint_every) or better or agreed.late:  # a signal may come in validation
             yield from trainer.look(done)
             if first:
                 yield from _saved(trainer, done, interrupt)

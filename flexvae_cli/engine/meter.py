@@ -41,9 +41,10 @@ class Meter:
     def add(self, values: dict[str, Tensor], samples: int) -> None:
         """Take in what a step returned; the device is not waited for."""
         finite = torch.isfinite(values["loss"]) & torch.isfinite(values["gradient_norm"])
+        wide = torch.float32 if finite.device.type == "mps" else torch.float64  # which mps does not have
         for name, value in values.items():
             # a skipped step has nothing to tell of the others
-            pair = torch.where(finite, torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)]), 0.0)
+            pair = torch.where(finite, torch.stack([value.to(wide), torch.ones_like(value, dtype=wide)]), 0.0)
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
         self._samples += samples
 

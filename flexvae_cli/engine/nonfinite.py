@@ -22,7 +22,8 @@ def write_report(run_dir: Path, step: int, sampler: MicroBatches, source: Source
     content = {
         "format": FORMAT,
         "step": step,
-        "processes": sampler.world,
+        "parts": sampler.of_all.accumulate,
+        "max_steps": sampler.max_steps,
         "micro_batches": names_of(step, sampler, source),
     }
     with writing(path):

@@ -90,11 +90,23 @@ class Optimization:
         self._rate = self.table.lr * rate_factor
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = self._rate * factor
+        self._make_momentum()
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # the kernels read it on the device
             self.optimizer.step()
         elif bad.is_meta or not bool(bad):
             self.optimizer.step()
+
+    def _make_momentum(self) -> None:
+        """Start SGD's momentum at 0, with which the first step is the same.
+
+        Left to itself torch's fused form takes memory as it finds it where the first step is skipped, and cannot take
+        parameters that learn from different steps on.
+        """
+        if self.table.name == "sgd" and self.table.momentum:
+            for parameter in self.named.values():
+                if parameter.grad is not None and self.optimizer.state[parameter].get("momentum_buffer") is None:
+                    self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state as `parameter name.state name`."""

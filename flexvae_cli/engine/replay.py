@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flexvae_cli.api import Batch
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
@@ -19,6 +20,7 @@ from flexvae_cli.engine.data.loader import training_batches
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device
 from flexvae_cli.engine.learner import Learner
+from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.nonfinite import FORMAT, names_of
 from flexvae_cli.engine.precision import set_determinism
 from flexvae_cli.engine.reading import read_json
@@ -80,7 +82,7 @@ def replay(report: Path, device: str | None, tell: Callable[[int, int], object])
     content = _read(report)
     step = content["step"]
     checkpoint = _checkpoint_before(report.parent, step)
-    plan = _plan_of(checkpoint, report.parent, content["processes"], device)
+    plan = _plan_of(checkpoint, report.parent, content, device)
     trainer = _trainer(plan, report.parent, checkpoint)
     learner, watch = trainer.learner, Watch()
     for now, micro_batches in _micro_batches(trainer, checkpoint.step, step):
@@ -100,8 +102,9 @@ def _read(report: Path) -> dict[str, Any]:
     content = read_json(report)
     if content.get("format") != FORMAT or type(content.get("step")) is not int:
         raise ModelError("is no report of a skipped step", where=str(report), hint="give RUN/nan-step-....json")
-    processes = content.get("processes", 1)
-    return {"step": content["step"], "processes": processes if type(processes) is int else 1}
+    if type(content.get("parts")) is not int or type(content.get("max_steps")) is not int:
+        raise ModelError("does not say how its step was cut", where=str(report), hint="give RUN/nan-step-....json")
+    return content
 
 
 def _checkpoint_before(run: Path, step: int) -> Checkpoint:
@@ -113,10 +116,10 @@ def _checkpoint_before(run: Path, step: int) -> Checkpoint:
     raise ModelError(f"no checkpoint before step {step + 1} is left", where=str(run), hint=hint)
 
 
-def _plan_of(checkpoint: Checkpoint, run: Path, processes: int, device: str | None) -> Plan:
-    """The run's own plan, for one process that computes what all of them did."""
+def _plan_of(checkpoint: Checkpoint, run: Path, content: dict[str, Any], device: str | None) -> Plan:
+    """The run's own plan at that step, for one process that computes what all of them did."""
     document = stored_settings(checkpoint)
-    document["train"]["accumulate"] *= processes
+    document["train"] |= {"accumulate": content["parts"], "max_steps": content["max_steps"], "epochs": None}
     document["train"]["compile"] = False  # compiled parts cannot be looked into
     document["train"]["device"] = device or document["train"]["device"]
     settings = Settings.model_validate(document)
@@ -174,6 +177,8 @@ class Watch:
         """While held, every pass through the net is looked at."""
         self.codes = codes
         handles = [learner.vae.register_forward_pre_hook(self._next)]
+        loss_at = learner.loss_at
+        learner.loss_at = lambda step: _Watched(loss_at(step), self)  # type: ignore
         for name, module in learner.vae.named_modules():
             handles.append(module.register_forward_hook(self._seen(name)))
         for name, parameter in learner.vae.named_parameters():
@@ -182,11 +187,12 @@ class Watch:
         try:
             yield
         finally:
+            del learner.loss_at  # the class's own again
             for handle in handles:
                 handle.remove()
 
     def loss(self, values: dict[str, Tensor]) -> None:
-        """Where the net was sound, a term of the loss may not have been."""
+        """Where the net was sound, a term of the loss may not have been; looked at before its gradient is."""
         for name, value in values.items():
             if not bool(torch.isfinite(value)):
                 self._note(name, "value")
@@ -214,6 +220,21 @@ class Watch:
         if self.found is None:
             code = next((self.codes[k] for k in _upwards(name) if k in self.codes), "")
             self.found = Finding(name or "loss", code, what, max(0, self.micro_batch))
+
+
+class _Watched:
+    """A loss whose values are looked at as soon as they are there."""
+
+    def __init__(self, loss: TotalLoss, watch: Watch) -> None:
+        self.inner, self.watch = loss, watch
+
+    def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        values = self.inner(batch, step)
+        self.watch.loss({name: value for name, value in values.items() if name != "loss"})
+        return values
+
+    def update(self, values: dict[str, Tensor]) -> None:
+        self.inner.update(values)
 
 
 def _upwards(name: str) -> Iterator[str]:

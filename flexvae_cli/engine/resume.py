@@ -18,6 +18,7 @@ FREE_TABLES = ("infer", "encode", "mem", "plugins")
 FREE_KEYS = (
     "adversarial.discriminator",  # the structures themselves are compared, not where they lie
     "data.cache",
+    "data.source",  # the images are compared by name, not by where they lie; `changes` tells
     "data.timeout",
     "data.workers",
     "model.decoder",
@@ -28,6 +29,7 @@ FREE_KEYS = (
     "train.allocator",
     "train.checkpoint_every",
     "train.checkpoint_minutes",
+    "train.device",  # `changes` tells of another kind
     "train.disk_full_wait",
     "train.epochs",
     "train.keep_last",
@@ -102,6 +104,8 @@ def changes(
     stored, train = stored_settings(checkpoint)["train"], plan.settings.train
     if (stored["max_steps"], stored["epochs"]) != (train.max_steps, train.epochs) and _follows_length(plan):
         found.append("the schedule follows the number of steps, which has changed")
+    if plan.settings.schedule.name == "plateau" and stored["validate_every"] != train.validate_every:
+        found.append("the plateau schedule looks at validations, whose interval has changed")
     if checkpoint.state.get("data") != fingerprint:
         found.append("the training images are not the ones that the run was started with")
     before = {"processes": 1, **checkpoint.state.get("environment", {})}  # earlier releases knew only one

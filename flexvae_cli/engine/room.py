@@ -6,18 +6,22 @@ from pathlib import Path
 
 from flexvae_cli.engine.files import require_space
 
-MOMENTS = 2  # numbers that an optimizer keeps for each parameter, as Adam's family does
+
+def moments(name: str, momentum: float) -> int:
+    """The numbers that an optimizer keeps for each parameter."""
+    return {"sgd": int(momentum > 0), "rmsprop": 1 + (momentum > 0), "adafactor": 0}.get(name, 2)
 
 
-def checkpoint_bytes(weights: int, trained: int, *, mean: bool = False) -> int:
+def checkpoint_bytes(weights: int, trained: int, *, kept: int = 2, mean: bool = False) -> int:
     """What a checkpoint will take, in bytes.
 
     Args:
         weights: bytes of the weights and buffers.
-        trained: bytes of the parameters that are trained, all of whose moments the optimizer keeps.
+        trained: bytes of the parameters that are trained.
+        kept: numbers that the optimizer keeps for each of them, see `moments`.
         mean: whether a running mean of the weights is kept beside them.
     """
-    return weights * (2 if mean else 1) + MOMENTS * trained
+    return weights * (2 if mean else 1) + kept * trained
 
 
 def require_room(run: Path, size: int, *, keep: int, there: int = 0) -> None:

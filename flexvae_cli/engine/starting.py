@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from flexvae_cli import __version__
+from flexvae_cli.config.settings import OptimizerTable
 from flexvae_cli.engine.agreement import require_agreement
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, read_checkpoint, resume_checkpoint
@@ -24,7 +26,7 @@ from flexvae_cli.engine.modelfiles import find_model, require_same_tensors
 from flexvae_cli.engine.precision import set_determinism
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.engine.resume import changes, flat, require_same_run
-from flexvae_cli.engine.room import checkpoint_bytes, require_room
+from flexvae_cli.engine.room import checkpoint_bytes, moments, require_room
 from flexvae_cli.engine.rundir import RunDirectory, step_directories
 from flexvae_cli.engine.source import Source, open_source
 from flexvae_cli.engine.trainer import Trainer
@@ -97,6 +99,10 @@ def prepare(
     if checkpoint is not None and checkpoint.step > sampler.max_steps:
         what = f"the run is at step {checkpoint.step} already, beyond the {sampler.max_steps} that the config asks for"
         raise UsageError(what, where=str(checkpoint.path), hint="raise train.max_steps or train.epochs")
+    late = [phase for phase in plan.phases if phase.start >= sampler.max_steps]
+    if late:
+        what = f"starts at step {late[0].start}, behind the {sampler.max_steps} steps of the run"
+        raise UsageError(what, where=f"{late[0].where}.start")
     trainer = Trainer(plan, run, source, Learner(plan, vae.to(device), sampler.max_steps, world), sampler)
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -109,12 +115,20 @@ def prepare(
 
 def require_disk(trainer: Trainer) -> None:
     """Refuse to begin what the disk cannot hold."""
-    train, weights = trainer.plan.settings.train, trainer.learner.weights().values()
-    trained = sum(p.nbytes for net in trainer.learner.modules() for p in net.parameters() if p.requires_grad)
-    mean = bool(trainer.plan.settings.ema.decay)
-    size = checkpoint_bytes(sum(w.nbytes for w in weights), trained, mean=mean)
+    settings, learner = trainer.plan.settings, trainer.learner
+    train, adversarial = settings.train, settings.adversarial
+    size = _checkpoint_bytes(learner.vae, settings.optimizer, mean=bool(settings.ema.decay))
+    if learner.adversary is not None and adversarial is not None:
+        size += _checkpoint_bytes(learner.adversary.module, adversarial.optimizer)
     keep = train.keep_last + (train.keep_best != "off")
     require_room(trainer.run.path, size, keep=keep, there=len(step_directories(trainer.run.checkpoints)))
+
+
+def _checkpoint_bytes(net: nn.Module, table: OptimizerTable, *, mean: bool = False) -> int:
+    """Of all that some phase may train."""
+    weights = sum(tensor.nbytes for tensor in net.state_dict().values())
+    trained = sum(parameter.nbytes for parameter in net.parameters())
+    return checkpoint_bytes(weights, trained, kept=moments(table.name, table.momentum), mean=mean)
 
 
 def _checkpoint(run: RunDirectory, world: World, notices: list[Event]) -> Checkpoint | None:

@@ -19,8 +19,8 @@ from flexvae_cli.engine.data.dataset import Fault
 from flexvae_cli.engine.data.loader import evaluation_batches
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.distributed import World
-from flexvae_cli.engine.events import Event, Skipped
-from flexvae_cli.engine.files import writing
+from flexvae_cli.engine.events import Event, Noticed, Skipped
+from flexvae_cli.engine.files import DiskFullError, writing
 from flexvae_cli.engine.interrupt import Interrupt
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.modelfiles import require_same_tensors
@@ -165,7 +165,10 @@ class Trainer:
         """
         for step in self.learner.health.skipped_since():
             if self.world.first:
-                yield Skipped(step + 1, write_report(self.run.path, step, self.sampler, self.source))
+                try:
+                    yield Skipped(step + 1, write_report(self.run.path, step, self.sampler, self.source))
+                except DiskFullError as full:
+                    yield Noticed(f"the update of step {step + 1} was skipped; no report: {full.problems[0].what}")
         self.learner.health.check(done)
 
     def save(self, step: int, *, anew: bool = False) -> Path:

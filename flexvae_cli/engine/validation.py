@@ -94,6 +94,6 @@ def _mean(batches: Sequence[Sequence[Any]]) -> Validation:
 def latent_statistics(vae: VAE, x: Tensor) -> dict[str, list[float]]:
     """The `mean` and `std` of each latent channel over samples (b, c, *space) and positions."""
     with evaluating(vae) as device:
-        z = vae.encode(x.to(device)).z.double().transpose(0, 1).flatten(1)  # (c, b * positions)
+        z = vae.encode(x.to(device)).z.cpu().double().transpose(0, 1).flatten(1)  # (c, b * positions)
         std, mean = torch.std_mean(z, dim=1, correction=0)
     return {"mean": mean.tolist(), "std": std.tolist()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import multiprocessing
@@ -111,6 +112,7 @@ class Crew:
         self._deadline = math.inf
         self._gone = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+        atexit.register(self.kill)  # before Python waits for processes that let the first SIGTERM pass
 
     @contextmanager
     def until(self, deadline: float) -> Iterator[None]:
@@ -170,6 +172,7 @@ class Crew:
 
     def kill(self) -> None:
         """End all of them, the hung ones too, and wait until they are gone."""
+        atexit.unregister(self.kill)
         self._gone.set()
         for process in self.processes:
             process.kill()
