@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from flexvae_cli.config import load_config
@@ -121,6 +123,18 @@ def test_a_disk_that_becomes_read_only_leaves_the_last_checkpoint(project, monke
     assert newest(project / "run") == 4
     monkeypatch.setattr(os, "mkdir", real)
     assert run(project, resume=True, at=lambda _: None)[-1].step == 12
+
+
+def test_a_clock_that_jumps_changes_nothing(project, monkeypatch):
+    real = time.time
+    run(project, f"train.run_dir={project / 'whole'}", at=lambda _: None)
+    back = behind(6, lambda: monkeypatch.setattr(time, "time", lambda: real() - 3e8))
+    assert run(project, "train.checkpoint_minutes=60", at=back)[-1].step == 12
+    whole, jumped = (newest_checkpoint(project / name)[0] for name in ("whole", "run"))
+    assert whole is not None
+    assert jumped is not None
+    weights = whole.weights()
+    assert all(torch.equal(value, weights[name]) for name, value in jumped.weights().items())
 
 
 def started(project: Path, before: str, *overrides: str) -> tuple[int, str]:
