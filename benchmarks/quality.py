@@ -1,10 +1,10 @@
-"""What training choices give in equal time: `configs/sharper.toml` against `configs/quickstart.toml`.
+"""What training choices give, and the time they take: `configs/sharper.toml` against `configs/quickstart.toml`.
 
     python benchmarks/quality.py [SEED ...]
 
-Both are trained on the same photographs, in turn, seed by seed (A B A B ...), each for as long as its config says; the
-steps are chosen so that the second takes no longer than the first. Both keep a twelfth of the numbers. The other
-measurements on the machine should be stopped: the times are part of the result.
+Both are trained on the same photographs, in turn, seed by seed (A B A B ...), for as many steps as their configs say.
+Both keep a twelfth of the numbers. The times are part of the result, so nothing else should run on the machine; a gain
+counts only where the second takes no longer than the first, and the section that is written says what it took.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main(seeds: list[int]) -> None:
         "| seed | config | time | PSNR | SSIM |\n| --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         f"PSNR {gain(a, b, 'psnr')}. SSIM {gain(a, b, 'ssim')}."
     )
-    write_section("Quality in equal time", body)
+    write_section("Quality and time", body)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def test_the_largest_batch_is_one_that_was_run(flexvae) -> None:
     ).items()
 
     document = load_config(Path("flexvae.toml")).document
-    again = run_trial(
-        Request(document, "flexvae.toml", largest, limit=memory + 100 * MIB)
-    )  # runs differ, more so on a busy machine
+    again = run_trial(Request(document, "flexvae.toml", largest, limit=memory + 20 * MIB))  # runs differ by a little
     assert again.outcome == "done"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 
 
-class Settling(nn.Module):
+class Settling(nn.Module, ABC):
     """A module that remembers something of its inputs, which takes effect between two steps.
 
     In training a forward pass only adds to buffers that are not saved; `settle` acts on them and empties them. It is
@@ -27,9 +29,9 @@ class Settling(nn.Module):
         super().train(mode)
         return self
 
+    @abstractmethod
     def settle(self) -> None:
         """Act on what was collected, if there is anything."""
-        raise NotImplementedError
 
 
 def _settle_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:  # noqa: ARG001
