@@ -44,7 +44,7 @@ of its own, up to {chain} files in all.
 be given many times, and of the same key the last one counts. VALUE is read as TOML where it is TOML, else as
 text; quote it twice to have a number taken as text: `--set 'data.source="2024"'`.
 
-A key without a default must be given. This page is generated from `flexvae_cli/config/settings.py`.
+A key without a default must be given. This page is generated from `flexvae_cli/config/settings/`.
 """
 
 COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |"
