@@ -7,7 +7,7 @@ READY = $(VENV)/.flexvae-ready
 DEMO = demo
 WORKERS ?= 2
 
-.PHONY: demo test check lint nightly bench docs pictures clean
+.PHONY: demo test check lint nightly bench bench-long docs pictures clean
 
 demo: $(READY)
 	$(BIN)/flexvae train --config configs/quickstart.toml --set train.run_dir=$(DEMO)/run --resume
@@ -34,6 +34,17 @@ nightly: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/quickstart.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/on_cuda.py
+	$(BIN)/python benchmarks/exact.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/dimensions.py
+
+# Trainings on the clock: half an hour and more, on a machine that does nothing else.
+bench-long: $(READY)
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/quantizers.py
 
 docs: $(READY)
 	$(BIN)/python -m flexvae_cli.config.reference > docs/config.md

@@ -9,7 +9,10 @@ from datetime import date
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
-HEAD = "# Benchmarks\n\nEvery number here is written by a script in `benchmarks/`; `make bench` runs them all.\n"
+HEAD = (
+    "# Benchmarks\n\nEvery number here is written by a script in `benchmarks/`. `make bench-long` runs the two that "
+    "train longest,\n`quality.py` and `quantizers.py`, and `make bench` all others.\n"
+)
 
 
 def machine() -> str:

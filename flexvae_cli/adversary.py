@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from flexvae_cli.api.trace import Shape, text
@@ -10,7 +10,7 @@ from flexvae_cli.config.settings import AdversarialTable
 from flexvae_cli.errors import Problem, UsageError
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registry
-from flexvae_cli.structure import Item, Leaf, Structure, read_structure
+from flexvae_cli.structure import Item, Structure, leaves, read_structure
 from flexvae_cli.tracing import Fallback, Trace, trace
 
 
@@ -78,20 +78,12 @@ def _traced(items: tuple[Item, ...], shape: Shape, fallback: Fallback | None, pr
 
 def _quantizers(items: tuple[Item, ...]) -> list[Problem]:
     """A problem for every entry whose layer quantizes: it gives no gradient to learn a critic's judgement from."""
-    leaves = {leaf.where: leaf for leaf in _leaves(items) if getattr(leaf.bound.spec, "quantizes", False)}
+    found = {leaf.where: leaf for leaf in leaves(items) if getattr(leaf.bound.spec, "quantizes", False)}
     return [
         Problem(
             f"{leaf.bound.code} quantizes; its codes are no logits, and its loss has no place in a discriminator",
             leaf.where,
             hint="leave it out",
         )
-        for leaf in leaves.values()
+        for leaf in found.values()
     ]
-
-
-def _leaves(items: Iterable[Item]) -> Iterator[Leaf]:
-    for item in items:
-        if isinstance(item, Leaf):
-            yield item
-        else:
-            yield from _leaves((*item.body, *item.shortcut))

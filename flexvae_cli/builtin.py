@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flexvae_cli.api import (
+    CallbackSpec,
     LayerSpec,
+    Observer,
     Rule,
     Shape,
     ShapeError,
     Spec,
     Step,
     bottleneck,
+    callback,
     hookimpl,
     same,
 )
+from flexvae_cli.api.readers import ReaderSpec
 from flexvae_cli.builtin_losses import LOSSES
+from flexvae_cli.builtin_readers import READERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +66,21 @@ def none() -> nn.Module:
     return Plain()
 
 
+@callback("csv")
+def csv(separator: Literal["comma", "semicolon", "tab"] = "comma") -> Observer:
+    """The logged numbers as a table that spreadsheets and pandas open: `metrics.csv` in the run's directory.
+
+    A row for each line of `metrics.jsonl`, a column for each number; a number that turns up later gets a column behind
+    the others. A resumed run goes on in the same table, behind the checkpoint.
+
+    Args:
+        separator: between two cells; spreadsheets in languages with a decimal comma expect semicolons.
+    """
+    from flexvae_cli.engine.callbacks.table import MetricsTable
+
+    return MetricsTable({"comma": ",", "semicolon": ";", "tab": "\t"}[separator])
+
+
 @hookimpl
 def flexvae_bottlenecks() -> list[LayerSpec]:
     return [kl, none]
@@ -69,3 +89,13 @@ def flexvae_bottlenecks() -> list[LayerSpec]:
 @hookimpl
 def flexvae_losses() -> list[Spec]:
     return [*LOSSES]
+
+
+@hookimpl
+def flexvae_datasets() -> list[ReaderSpec]:
+    return [*READERS]
+
+
+@hookimpl
+def flexvae_callbacks() -> list[CallbackSpec]:
+    return [csv]

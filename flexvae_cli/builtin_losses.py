@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from flexvae_cli.api import Batch, LossSpec, Range, Shape, WeightFile, loss
+from flexvae_cli.api import Batch, Count, Ints, LossSpec, Range, Shape, WeightFile, loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Window = Annotated[int, Range(3, 99)]
+LEAST_WINDOW = 16  # samples
 LEAST_SIDES = {"vgg": 16, "alex": 31}  # what is left behind the last pooling is at least one position
 
 
@@ -123,6 +125,8 @@ def ffl(alpha: Annotated[float, Range(0, 10)] = 1.0) -> Callable[[Batch], Tensor
 
 
 def _has_window(shape: Shape, window_size: int, least: int | None = None) -> None:
+    if len(shape) not in (3, 4):
+        raise ValueError("works on 2-D and 3-D data")
     least = least or window_size
     if window_size % 2 == 0:
         raise ValueError(f"wants an odd window-size, not {window_size}")
@@ -130,7 +134,7 @@ def _has_window(shape: Shape, window_size: int, least: int | None = None) -> Non
         raise ValueError(f"wants sides of at least {least} pixels")
 
 
-@loss("ssim", reduction="sample", dims=2, fits=_has_window)
+@loss("ssim", reduction="sample", fits=_has_window)
 def ssim(window_size: Window = 11) -> Callable[[Batch], Tensor]:
     """1 - SSIM with a Gaussian window, on samples in [-1, 1], mean over samples (Wang et al., 2004).
 
@@ -146,7 +150,7 @@ def _has_five_scales(shape: Shape, window_size: int) -> None:
     _has_window(shape, window_size, least=16 * (window_size - 1) + 1)
 
 
-@loss("msssim", reduction="sample", dims=2, fits=_has_five_scales)
+@loss("msssim", reduction="sample", fits=_has_five_scales)
 def msssim(window_size: Window = 11) -> Callable[[Batch], Tensor]:
     """1 - MS-SSIM, SSIM at five scales, mean over samples (Wang et al., 2003).
 
@@ -185,6 +189,60 @@ def lpips(*, net: Literal["vgg", "alex"] = "vgg", weights: WeightFile) -> Callab
     return load_lpips(net, weights)
 
 
+def _longer_than_windows(shape: Shape, windows: tuple[int, ...]) -> None:
+    if min(windows) < LEAST_WINDOW:
+        raise ValueError(f"wants windows of at least {LEAST_WINDOW} samples, not {min(windows)}")
+    _longer_than_window(shape, max(windows))
+
+
+def _longer_than_window(shape: Shape, window: int) -> None:
+    if shape[1] <= window // 2:
+        raise ValueError(f"wants more than {window // 2} samples, half of its window")
+
+
+@loss("stft", reduction="sample", dims=1, fits=_longer_than_windows)
+def stft(*, windows: Ints = (256, 512, 1024)) -> Callable[[Batch], Tensor]:
+    """Multi-resolution STFT loss of signals, mean over channels and samples (arXiv:1910.11480).
+
+    At every resolution: the norm of the difference of the magnitudes over that of the original's, plus the mean
+    absolute difference of their natural logarithms; then the mean over resolutions. Hann windows overlap by three
+    quarters.
+
+    Args:
+        windows: their lengths, in samples.
+    """
+    from flexvae_cli.engine.losses.audio import MultiResolution
+
+    return MultiResolution(windows)
+
+
+def _fits_mels(shape: Shape, rate: int, mels: int, window: int) -> None:
+    _longer_than_window(shape, window)
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    lowest = 700 * (10 ** (2 * top / (mels + 1) / 2595) - 1)  # Hz that the lowest triangle covers
+    if lowest < rate / window:
+        raise ValueError(f"has {mels} mels, too many for a window of {window} at a rate of {rate}: some would be empty")
+
+
+@loss("mel", reduction="sample", dims=1, fits=_fits_mels)
+def mel(
+    rate: Count = 16_000, *, mels: Count = 40, window: Annotated[int, Range(16)] = 1024
+) -> Callable[[Batch], Tensor]:
+    """Mean absolute difference of the decimal logarithms of mel spectra of signals, mean over channels and samples.
+
+    The magnitudes of Hann windows that overlap by three quarters, summed in triangles on the mel scale, from 0 to half
+    the rate.
+
+    Args:
+        rate: samples per second.
+        mels: how many triangles.
+        window: its length, in samples.
+    """
+    from flexvae_cli.engine.losses.audio import MelDistance
+
+    return MelDistance(rate, mels, window)
+
+
 @loss("kld", reduction="latent-sum")
 def kld(free_bits: Annotated[float, Range(0)] = 0.0) -> Callable[[Batch], Tensor]:
     """KL divergence to the standard normal: summed over a sample's latent elements, mean over samples, in nats.
@@ -221,6 +279,8 @@ LOSSES: list[LossSpec] = [
     ssim,
     msssim,
     lpips,
+    stft,
+    mel,
     kld,
     sparse,
 ]

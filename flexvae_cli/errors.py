@@ -18,7 +18,7 @@ class Exit(IntEnum):
     MODEL = 4  # model or checkpoint file
     RESOURCES = 5  # memory, disk, run directory in use
     DIVERGED = 6
-    PLUGIN = 7  # only under --strict-plugins
+    PLUGIN = 7  # a plugin failed, where one was asked for
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -101,7 +101,7 @@ class DivergedError(FlexVAEError):
 
 
 class PluginError(FlexVAEError):
-    """A plugin failed and `--strict-plugins` asked to stop there."""
+    """A plugin failed: under `--strict-plugins`, in `plugins check`, or its subcommand cannot be loaded."""
 
     code = Exit.PLUGIN
 

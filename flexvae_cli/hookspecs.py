@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pluggy
 
-from flexvae_cli.api import LayerSpec, Spec
+from flexvae_cli.api import CallbackSpec, LayerSpec, Spec
+from flexvae_cli.api.readers import ReaderSpec
 
 hookspec = pluggy.HookspecMarker("flexvae")
 
@@ -24,5 +25,21 @@ def flexvae_losses() -> list[Spec]:  # type: ignore[empty-body]
     """Losses: each factory makes a function from `Batch` to a scalar tensor. Declared with `@loss`."""
 
 
-KINDS = {"flexvae_layers": "layer", "flexvae_bottlenecks": "bottleneck", "flexvae_losses": "loss"}
+@hookspec
+def flexvae_datasets() -> list[ReaderSpec]:  # type: ignore[empty-body]
+    """Readers: each factory makes a `Reader`, which gives the samples of a kind of file. Declared with `@reader`."""
+
+
+@hookspec
+def flexvae_callbacks() -> list[CallbackSpec]:  # type: ignore[empty-body]
+    """Callbacks: each factory makes a function that is shown every training event. Declared with `@callback`."""
+
+
+KINDS = {
+    "flexvae_layers": "layer",
+    "flexvae_bottlenecks": "bottleneck",
+    "flexvae_losses": "loss",
+    "flexvae_datasets": "reader",
+    "flexvae_callbacks": "callback",
+}
 """Hook name -> the kind of spec that it returns."""

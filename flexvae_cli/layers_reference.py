@@ -9,13 +9,19 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flexvae_cli.api import REDUCTIONS, LayerSpec, LossSpec, Param, Spec
+from flexvae_cli.api import REDUCTIONS, LayerSpec, LossSpec, Param, ReaderSpec, Spec
 from flexvae_cli.api.trace import text
 from flexvae_cli.registry import CORE, Registered
 
-KINDS = {"layer": "Layers", "bottleneck": "Bottlenecks", "loss": "Losses"}
+KINDS = {
+    "layer": "Layers",
+    "bottleneck": "Bottlenecks",
+    "loss": "Losses",
+    "reader": "Readers",
+    "callback": "Callbacks",
+}
 
-HEAD = """# Layers, bottlenecks and losses
+HEAD = """# Layers, bottlenecks, losses, readers and callbacks
 
 A code is a name with its arguments, joined by `_`: `C2d_3_128_3_1_1` is `C2d` with `in-channels` 3, `out-channels` 128,
 `kernel-size` 3, `stride` 1 and `padding` 1. Values come in the order of the tables below; a parameter can also be given
@@ -61,7 +67,9 @@ def _facts(spec: Spec) -> Iterator[str]:
 
 
 def dims_of(spec: Spec) -> int | None:
-    """The number of spatial axes that a layer or loss takes; None where it takes any."""
+    """The number of spatial axes that a layer, loss or reader takes; None where it takes several."""
+    if isinstance(spec, ReaderSpec):
+        return spec.axes[0] if len(spec.axes) == 1 else None
     return spec.dims if isinstance(spec, LayerSpec | LossSpec) else None
 
 

@@ -12,19 +12,22 @@ from typing import Annotated
 import typer
 
 from flexvae_cli import __version__, ui
-from flexvae_cli.commands import config
+from flexvae_cli.commands import config, data, latents, plugins
+from flexvae_cli.commands._plugin_commands import WithPlugins
 from flexvae_cli.commands.compare import compare
 from flexvae_cli.commands.decode import decode
 from flexvae_cli.commands.encode import encode
 from flexvae_cli.commands.eval import evaluate
 from flexvae_cli.commands.export import export
+from flexvae_cli.commands.graft import graft
 from flexvae_cli.commands.import_pt import import_pt
 from flexvae_cli.commands.infer import infer
 from flexvae_cli.commands.inspect import inspect
 from flexvae_cli.commands.interpolate import interpolate
 from flexvae_cli.commands.layers import layers
 from flexvae_cli.commands.mem import mem
-from flexvae_cli.commands.plugins import plugins
+from flexvae_cli.commands.mirror import mirror
+from flexvae_cli.commands.quantize import quantize
 from flexvae_cli.commands.replay import replay
 from flexvae_cli.commands.report import report
 from flexvae_cli.commands.sample import sample
@@ -37,7 +40,7 @@ from flexvae_cli.streams import open_streams
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "layers": layers,
-    "plugins": plugins,
+    "mirror": mirror,
     "train": train,
     "mem": mem,
     "infer": infer,
@@ -49,6 +52,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "interpolate": interpolate,
     "export": export,
+    "graft": graft,
+    "quantize": quantize,
     "import-pt": import_pt,
     "report": report,
     "replay": replay,
@@ -56,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(
     name="flexvae",
+    cls=WithPlugins,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help takes half the time
@@ -64,6 +70,9 @@ app = typer.Typer(
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(config.app, name="config")
+app.add_typer(latents.app, name="latents")
+app.add_typer(data.app, name="data")
+app.add_typer(plugins.app, name="plugins")
 
 
 def _version(wanted: bool) -> None:
@@ -74,6 +83,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")] = False,
     strict_plugins: Annotated[
         bool, typer.Option("--strict-plugins", help="Stop with exit code 7 where a plugin has a problem.")
@@ -85,9 +95,11 @@ def main(
     """Define, check, train, measure and ship autoencoders whose encoder and decoder are lists of layer codes."""
     ui.output.quiet = quiet
     if strict_plugins:
+        from flexvae_cli.entry_points import command_problems, installed_commands
         from flexvae_cli.plugins import installed
 
-        installed().require_sound()
+        core = getattr(context.command, "commands", {})
+        installed().require_sound(command_problems(installed_commands(), core))
 
 
 def run() -> None:
@@ -132,7 +144,11 @@ def _told(error: Exception) -> FlexVAEError:
     if "does not have a deterministic implementation" in first:  # as torch words it
         hint = "set train.deterministic = false, or take another layer; nearest upsampling has one"
         return UsageError(f"not deterministic on this device: {first}", hint=hint)
-    return FlexVAEError(f"unexpected {type(error).__name__}: {first}", hint="FLEXVAE_DEBUG=1 shows where")
+    from flexvae_cli.faults import culprit
+
+    who = culprit(error)
+    by = f" in the plugin {who}" if who else ""
+    return FlexVAEError(f"unexpected {type(error).__name__}{by}: {first}", hint="FLEXVAE_DEBUG=1 shows where")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

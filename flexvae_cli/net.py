@@ -11,7 +11,7 @@ from flexvae_cli.api.trace import Shape, text
 from flexvae_cli.codes import Bound
 from flexvae_cli.errors import ModelError, Problem, UsageError
 from flexvae_cli.registry import CORE, Registry
-from flexvae_cli.structure import Leaf, Structure, bind_code, parse_structure
+from flexvae_cli.structure import Leaf, Structure, bind_code, leaves, parse_structure
 from flexvae_cli.tracing import Fallback, Trace, trace
 
 
@@ -68,6 +68,13 @@ class Net:
     def latent_shape(self) -> Shape:
         """The latent of a sample of the net's own shape."""
         return self.traces(self.shape, [])[1].gives
+
+    @property
+    def codes(self) -> dict[str, str]:
+        """The code of every layer by its name in the module: `encoder.0`, `bottleneck`."""
+        sides = {"encoder": self.encoder, "decoder": self.decoder}
+        codes = {f"{s}.{leaf.key}": leaf.bound.code for s, part in sides.items() for leaf in leaves(part.expanded())}
+        return {**codes, "bottleneck": self.bottleneck.code}
 
     @property
     def parameters(self) -> int:

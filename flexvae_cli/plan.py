@@ -8,6 +8,8 @@ from pathlib import Path
 from flexvae_cli import plugins
 from flexvae_cli.adversary import AdversaryPlan, adversary_of
 from flexvae_cli.assets import BUILTIN_SOURCES
+from flexvae_cli.callbacks import callbacks_of
+from flexvae_cli.codes import Bound
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.errors import DataError, ModelError, Problem, UsageError, did_you_mean
@@ -16,6 +18,7 @@ from flexvae_cli.net import Net, make_net
 from flexvae_cli.objective import Term, terms_of
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registry
+from flexvae_cli.samples import data_problems
 from flexvae_cli.structure import Structure, read_structure
 from flexvae_cli.tracing import Fallback, Trace
 
@@ -50,6 +53,7 @@ class Plan:
         encoder, bottleneck, decoder: its traces at the shape of `data.input`.
         phases: what changes in the course of the run; the first starts at step 0.
         adversary: the discriminator, where training is adversarial.
+        callbacks: who else is shown what happens.
     """
 
     settings: Settings
@@ -59,6 +63,7 @@ class Plan:
     decoder: Trace
     phases: tuple[Phase, ...]
     adversary: AdversaryPlan | None = None
+    callbacks: tuple[Bound, ...] = ()
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -94,7 +99,8 @@ def make_plan(config: Config) -> Plan:
     phases = _phases(settings, registry, net, problems)
     shapes = [phase.shape for phase in phases if len(phase.shape) == len(settings.data.input)]
     adversary = adversary_of(settings.adversarial, shapes, registry, meta_fallback(), problems)
-    problems += _data_problems(settings) + _run_problems(settings)
+    problems += data_problems(settings.data, registry) + _run_problems(settings)
+    callbacks = callbacks_of(settings.callbacks, registry, problems)
     traces = None
     if net is not None:
         try:
@@ -103,7 +109,7 @@ def make_plan(config: Config) -> Plan:
             problems += error.problems
     if net is None or traces is None or problems:
         raise UsageError(*problems)
-    plan = Plan(settings, net, *traces, phases=phases, adversary=adversary)
+    plan = Plan(settings, net, *traces, phases=phases, adversary=adversary, callbacks=callbacks)
     sizes = {"net": plan.parameters, "discriminator": adversary.parameters if adversary else 0}
     too_large = [(what, count) for what, count in sizes.items() if count > MOST_PARAMETERS]
     if too_large:
@@ -207,22 +213,4 @@ def _run_problems(settings: Settings) -> list[Problem]:
             problems.append(Problem("needs validations, and data.validation is 0", "train.keep_best"))
     if adversarial is not None and train.max_steps is not None and adversarial.start >= train.max_steps:
         problems.append(Problem(f"is behind the {train.max_steps} steps of the run", "adversarial.start"))
-    return problems
-
-
-def _data_problems(settings: Settings) -> list[Problem]:
-    data, problems = settings.data, []
-    if len(data.input) != 3:
-        problems.append(Problem("data.input: images are channels x height x width, as in '3x256x256'"))
-    elif data.input[0] > 4:
-        problems.append(
-            Problem(f"data.input: images have 1 to 4 channels (grey, grey + alpha, RGB, RGBA), not {data.input[0]}")
-        )
-    elif data.resize == "none" and 0 < data.min_size < min(data.input[1:]):
-        problems.append(
-            Problem(
-                f"data.min_size {data.min_size} is below the input, and data.resize = 'none' does not enlarge",
-                hint="use resize = 'cover', or leave min_size out",
-            )
-        )
     return problems

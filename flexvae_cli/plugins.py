@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 import os
-import sys
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from types import FunctionType, ModuleType
@@ -20,10 +16,12 @@ import pluggy
 from flexvae_cli import hookspecs
 from flexvae_cli.api import API_VERSION, LayerSpec, Spec
 from flexvae_cli.api.spec import NAME
-from flexvae_cli.errors import PluginError, Problem, did_you_mean, nearest
-from flexvae_cli.registry import CORE, Registered, Registry
+from flexvae_cli.entry_points import CORE, PLUGINS, Claim, claims, installed_commands, named_in_vain
+from flexvae_cli.errors import PluginError, Problem, nearest
+from flexvae_cli.faults import at, isolated
+from flexvae_cli.registry import Registered, Registry
 
-GROUP = "flexvae"
+SLOW = 1.0  # seconds that a plugin may take to load before it is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +56,14 @@ class Plugins:
     registry: Registry = field(repr=False)
     problems: tuple[Problem, ...] = ()
 
-    def require_sound(self) -> None:
-        """Raise `PluginError` if there is any problem (`--strict-plugins`)."""
+    def require_sound(self, more: Iterable[Problem] = ()) -> None:
+        """Raise `PluginError` if there is any problem, or `more` of them (`--strict-plugins`)."""
         problems = [
             Problem(p, f"plugin {x.name} ({x.distribution} {x.version})") for x in self.found for p in x.problems
         ]
-        if problems or self.problems:
-            raise PluginError(*self.problems, *problems)
+        problems = [*self.problems, *problems, *more]
+        if problems:
+            raise PluginError(*problems)
 
     def origin(self, spec: Spec) -> str:
         """`flexvae-layers-extra 1.0`, the distribution that brings a spec; nothing where none does."""
@@ -75,96 +74,39 @@ class Plugins:
 @functools.cache
 def installed() -> Plugins:
     """The plugins of this environment, loaded at the first call."""
-    return load(entry_points(group=GROUP), os.environ)
+    return load(entry_points(group=PLUGINS), os.environ, installed_commands())
 
 
-def load(points: Iterable[EntryPoint], environment: Mapping[str, str]) -> Plugins:
-    """Load entry points in a fixed order: the core first, then by distribution and name.
+def load(points: Iterable[EntryPoint], environment: Mapping[str, str], commands: Iterable[Claim] = ()) -> Plugins:
+    """Load entry points one by one.
 
     Args:
         points: the entry points of the group `flexvae`.
-        environment: `FLEXVAE_PLUGINS=a,b` loads only those (and the core), `FLEXVAE_NO_PLUGINS=a` leaves those out, and
-            `all` leaves out everything but the core. Names are entry-point or distribution names.
+        environment: which of them to load; see `entry_points.claims`.
+        commands: the subcommands that are installed, whose names the environment may have too.
     """
-    described = [_describe(point) for point in points]
-    described.sort(key=lambda pair: (pair[0].distribution != CORE, pair[0].distribution, pair[0].name))
-    found = [
-        _load(plugin, point) if not plugin.skipped else plugin for plugin, point in _chosen(described, environment)
-    ]
+    claimed = claims(points, environment)
+    found = [_load(claim) for claim in claimed]
     found = _without_clashes(found)
     entries = [Registered(spec, p.distribution, p.version) for p in found for spec in p.specs]
-    return Plugins(tuple(found), Registry(entries), tuple(_not_installed([p for p, _ in described], environment)))
+    return Plugins(tuple(found), Registry(entries), tuple(named_in_vain([*claimed, *commands], environment)))
 
 
-def _describe(point: EntryPoint) -> tuple[Plugin, EntryPoint]:
-    name, version = (point.dist.name, point.dist.version) if point.dist else (None, None)
-    # Leftovers of a broken installation have neither name nor version.
-    return Plugin(point.name, name or "unknown", version or "unknown", point.value), point
-
-
-def _chosen(
-    described: list[tuple[Plugin, EntryPoint]], environment: Mapping[str, str]
-) -> Iterable[tuple[Plugin, EntryPoint]]:
-    only = _names(environment.get("FLEXVAE_PLUGINS"))
-    without = _names(environment.get("FLEXVAE_NO_PLUGINS"))
-    for plugin, point in described:
-        names = {plugin.name, plugin.distribution}
-        reason = ""
-        if plugin.distribution != CORE and only and not names & only:
-            reason = "not named in FLEXVAE_PLUGINS"
-        elif plugin.distribution != CORE and ("all" in without or names & without):
-            reason = "left out by FLEXVAE_NO_PLUGINS"
-        yield replace(plugin, skipped=reason), point
-
-
-def _not_installed(plugins: list[Plugin], environment: Mapping[str, str]) -> Iterator[Problem]:
-    """The names in the environment that choose nothing."""
-    known = {name for plugin in plugins for name in (plugin.name, plugin.distribution)}
-    for variable, words in (("FLEXVAE_PLUGINS", known), ("FLEXVAE_NO_PLUGINS", known | {"all"})):
-        for name in sorted(_names(environment.get(variable)) - words):
-            meant = did_you_mean(name, sorted(words))
-            yield Problem(f"names '{name}', which is not installed{meant}", variable)
-
-
-def _names(value: str | None) -> set[str]:
-    return {name.strip() for name in (value or "").split(",") if name.strip()}
-
-
-def _load(plugin: Plugin, point: EntryPoint) -> Plugin:
+def _load(claim: Claim) -> Plugin:
     """Import and register one plugin and call its hooks; whatever it raises or prints stays with it."""
+    point = claim.point
+    plugin = Plugin(point.name, claim.distribution, claim.version, point.value, skipped=claim.skipped)
+    if plugin.skipped:
+        return plugin
     start = time.perf_counter()
     problems: list[str] = []
     specs: list[Spec] = []
     hooks: tuple[str, ...] | None = None
-    with contextlib.redirect_stdout(sys.stderr):  # a print at import must not spoil --json
-        module = _isolated(point.load, problems, "import fails")
-        if module is not None and _api_fits(module, problems):
-            hooks = _isolated(lambda: _register(module, plugin.name, problems, specs), problems, "cannot be registered")
+    module = isolated(point.load, problems, "import fails", claim.package)
+    if module is not None and _api_fits(module, problems):
+        hooks = isolated(lambda: _register(module, plugin.name, problems, specs), problems, "cannot be registered")
     seconds = time.perf_counter() - start
     return replace(plugin, hooks=hooks or (), specs=tuple(specs), problems=tuple(problems), seconds=seconds)
-
-
-def _isolated(call: Any, problems: list[str], what: str) -> Any:
-    """The call's result, or None with a line on what it raised and where."""
-    try:
-        return call()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may even call sys.exit
-        ours = (os.path.dirname(__file__), "<frozen importlib", os.path.dirname(importlib.__file__))  # noqa: PTH120
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-        at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        if isinstance(error, SyntaxError) and error.filename:
-            at = f" ({error.filename}:{error.lineno})"
-        words = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-        problems.append(f"{what}: {words}{at}{_mend(error)}")
-        return None
-
-
-def _mend(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"; pip install what brings '{error.name.partition('.')[0]}', or uninstall the plugin"
-    return ""
 
 
 def _api_fits(module: ModuleType, problems: list[str]) -> bool:
@@ -172,36 +114,41 @@ def _api_fits(module: ModuleType, problems: list[str]) -> bool:
     if version == API_VERSION:
         return True
     states = "states no FLEXVAE_API" if version is None else f"is written for FLEXVAE_API {version}"
-    problems.append(f"{states}; this FlexVAE has {API_VERSION} (a plugin module states FLEXVAE_API = {API_VERSION})")
+    has = f"this FlexVAE has {API_VERSION}: a plugin module states FLEXVAE_API = {API_VERSION}"
+    problems.append(f"{states}; {has}{at(module, 'FLEXVAE_API')}")
     return False
 
 
 def _register(module: ModuleType, name: str, problems: list[str], specs: list[Spec]) -> tuple[str, ...]:
-    manager = pluggy.PluginManager(GROUP)
+    manager = pluggy.PluginManager(PLUGINS)
     manager.add_hookspecs(hookspecs)
-    functions = [name for name, value in vars(module).items() if isinstance(value, FunctionType)]
-    unknown = [hook for hook in functions if hook.startswith("flexvae_") and hook not in hookspecs.KINDS]
+    functions = {name: f for name, f in vars(module).items() if isinstance(f, FunctionType)}
+    functions = {name: function for name, function in functions.items() if name.startswith("flexvae_")}
+    unknown = [hook for hook in functions if hook not in hookspecs.KINDS]
     for hook in unknown:
         meant = nearest(hook, hookspecs.KINDS)
-        problems.append(f"there is no hook {hook}" + (f"; did you mean {meant[0]}?" if meant else ""))
+        ends = f"; did you mean {meant[0]}?" if meant else ""
+        problems.append(f"there is no hook {hook}{ends}{at(functions[hook])}")
     try:
         manager.register(module, name)
     except pluggy.PluginValidationError as error:
         detail = str(error).splitlines()[-1].strip()
-        problems.append(f"a hook has the wrong signature; hooks take no argument ({detail})")
+        wrong = next((f for f in functions.values() if f.__code__.co_argcount), module)
+        problems.append(f"a hook has the wrong signature; hooks take no argument: {detail}{at(wrong)}")
         return ()
     hooks = []
     for hook, kind in hookspecs.KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             hooks.append(hook)
             before = len(problems)
-            result = _isolated(implementation.function, problems, f"{hook}() fails")
+            result = isolated(implementation.function, problems, f"{hook}() fails", module.__name__)
             if len(problems) == before:
                 sound = _sound(result, hook, kind, problems)
+                problems[before:] = [problem + at(implementation.function) for problem in problems[before:]]
                 specs.extend(sound)
                 specs.extend(s.as_bottleneck() for s in sound if isinstance(s, LayerSpec) and s.quantizes)
     if not hooks and not unknown:
-        problems.append("implements no hook; decorate one with @hookimpl (from flexvae_cli.api)")
+        problems.append("implements no hook; decorate one with @hookimpl of flexvae_cli.api" + at(module))
     return tuple(hooks)
 
 
@@ -230,7 +177,8 @@ def _without_clashes(found: list[Plugin]) -> list[Plugin]:
     result = []
     for plugin in found:
         taken = [s for s in plugin.specs if (s.kind, s.name) in core and plugin.distribution != CORE]
-        notes = tuple(f"the {s.kind} '{s.name}' belongs to {CORE} and cannot be replaced" for s in taken)
+        words = f"belongs to {CORE} and cannot be replaced"
+        notes = tuple(f"the {s.kind} '{s.name}' {words}{at(s.factory)}" for s in taken)
         kept = tuple(s for s in plugin.specs if s not in taken)
         result.append(replace(plugin, specs=kept, problems=plugin.problems + notes) if taken else plugin)
     return result

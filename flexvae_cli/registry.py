@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from importlib import resources
 
 from flexvae_cli.api.spec import Spec
+from flexvae_cli.entry_points import CORE as CORE
 from flexvae_cli.errors import Problem, UsageError, listed, nearest
-
-CORE = "flexvae"
-"""The distribution whose codes no other can replace."""
 
 
 @dataclass(frozen=True, slots=True)

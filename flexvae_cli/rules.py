@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flexvae_cli.api.mirror import Mirrored, Original, Part
 from flexvae_cli.api.spec import LayerSpec, Spec
 from flexvae_cli.api.trace import Reach, Rule, Shape, Step
 from flexvae_cli.codes import Bound
@@ -55,6 +56,27 @@ def traced(bound: Bound, shape: Shape) -> Step | None:
     return step
 
 
+def mirrored(bound: Bound, original: Original) -> Mirrored | None:
+    """What a code's mirror rule puts in the decoder, or None where its spec has none.
+
+    Raises:
+        ValueError: nothing fits; the text says what to write by hand.
+        RuleError: anything else goes wrong.
+    """
+    spec = bound.spec
+    if not isinstance(spec, LayerSpec) or spec.mirror is None:
+        return None
+    try:
+        made = spec.mirror(original)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise _fault(spec, _told(error), "mirror") from error
+    if not isinstance(made, Mirrored) or not all(isinstance(part, Part) for part in made.parts):
+        raise _fault(spec, f"it gives {made!r:.80}, not what Mirrored holds", "mirror")
+    return made
+
+
 def _is_sound(step: Step, shape: Shape) -> bool:
     """Whether all of a step has the right type, and as many axes as the shape."""
     return (
@@ -68,11 +90,13 @@ def _is_sound(step: Step, shape: Shape) -> bool:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+    from flexvae_cli.faults import fault
+
+    return fault(error)
 
 
-def _fault(spec: Spec, what: str) -> RuleError:
+def _fault(spec: Spec, what: str, kind: str = "trace") -> RuleError:
     from flexvae_cli.plugins import installed
 
     origin = installed().origin(spec) or spec.factory.__module__
-    return RuleError(f"the trace rule of {spec.name} ({origin}) fails: {what}")
+    return RuleError(f"the {kind} rule of {spec.name} ({origin}) fails: {what}")

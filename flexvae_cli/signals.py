@@ -36,10 +36,7 @@ def ending_in_order() -> Iterator[None]:
     def unraisable(args: UnraisableHookArgs) -> None:
         """An interruption that came while an object was given up, where nothing can be raised, is sent anew."""
         if isinstance(args.exc_value, KeyboardInterrupt | SystemExit):
-            number = signal.SIGINT if isinstance(args.exc_value, KeyboardInterrupt) else signal.SIGTERM
-            later = threading.Timer(SOON, os.kill, (os.getpid(), number))
-            later.daemon = True
-            later.start()
+            _send_soon(signal.SIGINT if isinstance(args.exc_value, KeyboardInterrupt) else signal.SIGTERM)
         else:
             passed_on(args)
 
@@ -52,6 +49,16 @@ def ending_in_order() -> Iterator[None]:
         for number in mine:
             signal.signal(number, before[number])
         sys.unraisablehook = passed_on
+
+
+def _send_soon(number: int) -> None:
+    """Send this process a signal when its main thread is out of here."""
+    later = threading.Timer(SOON, os.kill, (os.getpid(), number))
+    later.daemon = True
+    try:
+        later.start()
+    except (KeyboardInterrupt, SystemExit):  # a slow machine: it came before this returned, and would be lost again
+        _send_soon(number)
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

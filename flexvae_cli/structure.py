@@ -9,7 +9,7 @@ Every problem of a file is reported at once, each with its entry and the charact
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,15 @@ class Sum:
 
 
 Item = Leaf | Sum
+
+
+def leaves(items: Iterable[Item]) -> Iterator[Leaf]:
+    """The layers of an expanded net, in order; those of a residual entry, then those of its shortcut."""
+    for item in items:
+        if isinstance(item, Leaf):
+            yield item
+        else:
+            yield from leaves((*item.body, *item.shortcut))
 
 
 @dataclass(frozen=True)

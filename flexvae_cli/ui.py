@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +48,17 @@ def data(text: str) -> None:
 def json(value: Any) -> None:
     """A result on stdout, as JSON."""
     data(json_module.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def emit(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
+    """What a plugin's command found, on stdout: a table with a column for each key, or a list of objects as JSON."""
+    if as_json:
+        json([dict(row) for row in rows])
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    numbers = {name: all(isinstance(row.get(name, 0), int | float) for row in rows) for name in names}
+    cells = [[str(row.get(name, "")) for name in names] for row in rows]
+    table([Column(name, number=numbers[name]) for name in names], cells)
 
 
 def error(problem: FlexVAEError) -> None:
@@ -185,7 +196,7 @@ def _draw_nothing(done: int, text: str | None = None, total: int | None = None) 
 
 
 @contextmanager
-def progress(total: int, unit: Literal["steps", "images"], done: int = 0) -> Iterator[Any]:
+def progress(total: int, unit: Literal["steps", "images", "layers", "files"], done: int = 0) -> Iterator[Any]:
     """A progress bar, one line, on a terminal's stderr; elsewhere nothing is drawn.
 
     Yields `advance(done, text, total)`: a text stays until the next one and is cut where the terminal is too narrow; a

@@ -1,4 +1,7 @@
-"""Declares the seven layers. Importing this module does not import torch; calling a factory does."""
+"""Declares the seven layers, and what stands for them in data of one and three axes.
+
+Importing this module does not import torch; calling a factory does.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,13 @@ from flexvae_cli.api import (
     group_norm,
     hookimpl,
     layer,
+    layer_family,
+    mirrors,
     pool,
     same,
     scale,
 )
+from flexvae_layers_core import sequences
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,8 +34,9 @@ if TYPE_CHECKING:
 FLEXVAE_API = 1
 
 
-@layer("C2d", dims=2, trace=conv)
-def conv2d(
+@layer_family({2: "C2d", 3: "C3d"}, trace=conv, mirror=mirrors.convolution)
+def convolutions(
+    axes: int,
     in_channels: Count,
     out_channels: Count,
     kernel_size: Size,
@@ -41,12 +48,12 @@ def conv2d(
     bias: bool = True,
     padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
 ) -> nn.Module:
-    """2-D convolution.
+    """N-D convolution.
 
     Args:
         in_channels: channels that come in.
         out_channels: channels that go out.
-        kernel_size: height and width of the window, in pixels.
+        kernel_size: height and width of the window, in pixels; of a volume depth, height and width, in voxels.
         stride: pixels from one window to the next.
         padding: pixels added on every side.
         dilation: pixels from one tap of the window to the next.
@@ -58,12 +65,17 @@ def conv2d(
         C2d_3_8_3_1_1: 3x16x16 -> 8x16x16
         C2d_8_8_3_4_0: 8x16x16 -> 8x4x4
         C2d_8_16_3x5_2_1x2_groups=4_bias=false_padding-mode=reflect: 8x16x12 -> 16x8x6
+        C3d_1_4_3_1_1: 1x8x8x6 -> 4x8x8x6
+        C3d_4_6_3x3x1_2x2x1_1x1x0_groups=2_bias=false: 4x8x8x6 -> 6x4x4x6
     """
-    from torch import nn
+    from flexvae_layers_core.blocks import CONVOLUTIONS
 
-    return nn.Conv2d(
+    return CONVOLUTIONS[axes](
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
     )  # fmt: skip
+
+
+conv2d, conv3d = convolutions
 
 
 def residual_block_rule(in_channels: int, out_channels: int) -> Rule:
@@ -77,11 +89,11 @@ def residual_block_rule(in_channels: int, out_channels: int) -> Rule:
     return add(body, same() if in_channels == out_channels else conv(in_channels, out_channels, 1))
 
 
-@layer("VAERB", dims=2, trace=residual_block_rule)
-def residual_block(in_channels: Count, out_channels: Count) -> nn.Module:
-    """Residual block: GroupNorm(32), SiLU, 3x3 convolution, twice, plus the input.
+@layer_family({2: "VAERB", 1: "VAERB1d", 3: "VAERB3d"}, trace=residual_block_rule, mirror=mirrors.swapped)
+def residual_blocks(axes: int, in_channels: Count, out_channels: Count) -> nn.Module:
+    """Residual block: GroupNorm(32), SiLU, N-D convolution of size 3, twice, plus the input.
 
-    The input goes through a 1x1 convolution where the channels differ.
+    The input goes through a convolution of size 1 where the channels differ.
 
     Args:
         in_channels: channels that come in, a multiple of 32.
@@ -90,13 +102,22 @@ def residual_block(in_channels: Count, out_channels: Count) -> nn.Module:
     Examples:
         VAERB_32_32: 32x8x8 -> 32x8x8
         VAERB_32_64: 32x8x6 -> 64x8x6
+        VAERB1d_32_64: 32x12 -> 64x12
+        VAERB3d_32_32: 32x3x5x4 -> 32x3x5x4
     """
     from flexvae_layers_core.blocks import ResidualBlock
 
-    return ResidualBlock(in_channels, out_channels)
+    return ResidualBlock(in_channels, out_channels, axes)
 
 
-@layer("VAEA", dims=2, trace=lambda channels: add(chain(group_norm(32, channels), attention(channels)), same()))
+residual_block, residual_block1d, residual_block3d = residual_blocks
+
+
+@layer(
+    "VAEA",
+    trace=lambda channels: add(chain(group_norm(32, channels), attention(channels)), same()),
+    mirror=mirrors.itself,
+)
 def attention_block(channels: Count) -> nn.Module:
     """Attention block: the input plus one-head self-attention over all positions of GroupNorm(32) of it.
 
@@ -105,13 +126,15 @@ def attention_block(channels: Count) -> nn.Module:
 
     Examples:
         VAEA_32: 32x4x6 -> 32x4x6
+        VAEA_32: 32x9 -> 32x9
+        VAEA_32: 32x2x3x4 -> 32x2x3x4
     """
     from flexvae_layers_core.blocks import AttentionBlock
 
     return AttentionBlock(channels)
 
 
-@layer("GN", trace=group_norm)
+@layer("GN", trace=group_norm, mirror=mirrors.in_order)
 def group_normalisation(num_groups: Count, num_channels: Count, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
     """Group normalisation (Wu and He, 2018, arXiv:1803.08494).
 
@@ -124,13 +147,14 @@ def group_normalisation(num_groups: Count, num_channels: Count, *, eps: float = 
     Examples:
         GN_4_8: 8x6x6 -> 8x6x6
         GN_2_8_eps=1e-06_affine=false: 8x10 -> 8x10
+        GN_4_8: 8x4x3x5 -> 8x4x3x5
     """
     from torch import nn
 
     return nn.GroupNorm(num_groups, num_channels, eps, affine)
 
 
-@layer("SiLU", trace=same)
+@layer("SiLU", trace=same, mirror=mirrors.in_order)
 def silu() -> nn.Module:
     """Sigmoid linear unit, x * sigmoid(x) (Elfwing et al., 2018, arXiv:1702.03118).
 
@@ -142,34 +166,37 @@ def silu() -> nn.Module:
     return nn.SiLU()
 
 
-@layer("MaxP", dims=2, trace=pool)
-def max_pool2d(kernel_size: Size, stride: Size | None = None, padding: Padding = 0) -> nn.Module:
-    """2-D max pooling.
+@layer("MaxP", trace=pool, mirror=mirrors.pooling)
+def max_pool(kernel_size: Size, stride: Size | None = None, padding: Padding = 0) -> nn.Module:
+    """Max pooling, over as many axes as the data has.
 
     Args:
-        kernel_size: height and width of the window, in pixels.
+        kernel_size: height and width of the window, in pixels; one number for every axis, or one for each.
         stride: pixels from one window to the next; by default the kernel size.
         padding: pixels of minus infinity added on every side; at most half of the kernel.
 
     Examples:
         MaxP_2: 3x8x6 -> 3x4x3
         MaxP_3_2_1: 3x8x8 -> 3x4x4
+        MaxP_2: 3x9 -> 3x4
+        MaxP_2x2x1: 3x8x6x5 -> 3x4x3x5
     """
-    from torch import nn
+    from flexvae_layers_core.blocks import MaxPool
 
-    return nn.MaxPool2d(kernel_size, stride, padding)
+    return MaxPool(kernel_size, stride, padding)
 
 
-@layer("UpS", trace=scale)
-def upsample(scale_factor: Count) -> nn.Module:
+@layer("UpS", trace=scale, mirror=mirrors.upsampling)
+def upsample(scale_factor: Size) -> nn.Module:
     """Nearest-neighbour upsampling by a whole factor.
 
     Args:
-        scale_factor: how many times larger every axis becomes.
+        scale_factor: how many times larger every axis becomes, or each.
 
     Examples:
         UpS_4: 3x2x3 -> 3x8x12
         UpS_2: 3x5 -> 3x10
+        UpS_1x2x2: 3x4x3x2 -> 3x4x6x4
     """
     from torch import nn
 
@@ -178,4 +205,7 @@ def upsample(scale_factor: Count) -> nn.Module:
 
 @hookimpl
 def flexvae_layers() -> list[LayerSpec]:
-    return [conv2d, residual_block, attention_block, group_normalisation, silu, max_pool2d, upsample]
+    return [
+        *(conv2d, residual_block, attention_block, group_normalisation, silu, max_pool, upsample),
+        *(conv3d, residual_block1d, residual_block3d, *sequences.LAYERS),
+    ]

@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from distributions import Folder
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables are then cut to its width
 
@@ -166,3 +167,12 @@ def harness(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    """A folder on `sys.path` for fake distributions, whose modules are forgotten in the end."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Folder(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("plugin_of_")]:
+        del sys.modules[name]

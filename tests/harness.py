@@ -1,7 +1,7 @@
 """Trainings that cost a fork each: a process that has imported all of it forks one `flexvae` after the other.
 
 The tests of kills and signals start this as a program of its own, since a process with threads must not fork. It prints
-a JSON object of what it found: python harness.py FOLDER random|points|signals|encode COUNT SEED
+a JSON object of what it found: python harness.py FOLDER random|points|signals|encode|encodes COUNT SEED
 """
 
 from __future__ import annotations
@@ -343,6 +343,56 @@ def encoding(folder: Path, count: int, chance: random.Random, wanted: dict[str, 
     return found
 
 
+ENCODES = (  # every layout, small units, a type with an error, a draw, flips
+    ("--shard-size=2", "--flips"),
+    ("--shard-size=3", "--format=wds", "--posterior=sample", "--dtype=fp16"),
+    ("--shard-size=4", "--format=files", "--latents=normalized"),
+    ("--shard-size=1000", "--dtype=int8"),
+    ("--shard-size=3", "--format=npy"),
+)
+
+
+def killed_encodes(folder: Path, count: int, chance: random.Random, wanted: dict[str, object]) -> Findings:
+    """Kill encodes `count` times, at random writes and at random moments, and let each of them come to its end."""
+    found = Findings()
+    train(folder, 0).end()
+    cut = (folder / "photos/0.png").read_bytes()
+    (folder / "photos/damaged.png").write_bytes(cut[: len(cut) // 2])
+    for number in range(len(ENCODES)):
+        began = time.monotonic()
+        encoded(folder, number, f"whole{number}").end()
+        span = time.monotonic() - began
+        while found.kills < count * (number + 1) // len(ENCODES) and not found.failed:
+            at = f"{chance.choice(('file.write', 'file.written', 'file.fsync'))}:{chance.randint(1, 16)}"
+            prepare = partial(os.environ.update, FLEXVAE_CRASH_AT=at) if chance.random() < 0.7 else _nothing
+            child = encoded(folder, number, "latents", prepare)
+            if prepare is _nothing and not child.ended(chance.uniform(0, span)):
+                child.kill()
+            if child.end() == -signal.SIGKILL:
+                found.kills += 1
+                left = {name: data for name, data in contents(folder / "latents").items() if name[0] != "."}
+                found.invalid += "manifest.json" in left and left != contents(folder / f"whole{number}")
+            else:
+                close_encode(found, folder, number)
+        close_encode(found, folder, number)
+    return found
+
+
+def encoded(folder: Path, number: int, output: str, prepare: Callable[[], object] = lambda: None) -> Child:
+    """Fork an encode that starts, or goes on."""
+    return start(folder, "encode", "run", "photos", output, "--workers=0", *ENCODES[number], prepare=prepare)
+
+
+def close_encode(found: Findings, folder: Path, number: int) -> None:
+    """Let an encode come to its end, compare it with one that was never killed, and clear it away."""
+    child = encoded(folder, number, "latents")
+    found.failed = "" if child.end() == 0 else f"{ENCODES[number]}: {child.said.read_text()}"
+    same = contents(folder / "latents") == contents(folder / f"whole{number}")
+    found.different = found.different if same else f"{ENCODES[number]}"
+    found.runs += 1
+    shutil.rmtree(folder / "latents")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -414,7 +464,13 @@ def main(place: str, mode: str, count: str, seed: str) -> None:
     print(json.dumps(asdict(found)))
 
 
-MODES = {"random": killed_at_random, "points": killed_at_points, "signals": signalled, "encode": encoding}
+MODES = {
+    "random": killed_at_random,
+    "points": killed_at_points,
+    "signals": signalled,
+    "encode": encoding,
+    "encodes": killed_encodes,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -6,28 +6,36 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from flexvae_cli import builtin
 from flexvae_cli.api import (
+    BadFile,
     Count,
     Encoded,
     Gaussian,
+    Header,
     LayerSpec,
+    Reader,
+    Reading,
     Rule,
+    Shape,
     Spec,
     bottleneck,
     conv,
     layer,
     loss,
     pointwise,
+    reader,
     same,
 )
-from flexvae_cli.api.testing import check_bottleneck, check_layer, check_loss
+from flexvae_cli.api.testing import check_bottleneck, check_layer, check_loss, check_reader
 
 
 class Around(nn.Module):
@@ -327,6 +335,87 @@ def test_a_wrong_rule_of_a_bottleneck_is_named() -> None:
 )
 def test_the_losses_that_come_with_the_tool_are_sound(spec: Spec) -> None:
     check_loss(spec)
+
+
+class Lines(Reader):
+    """Signals of one channel: a number a line."""
+
+    def __init__(self, defect: str = "") -> None:
+        self.defect = defect
+        self.kept = (lambda: 0) if defect == "stays" else None
+
+    def finds(self, name: str, head: bytes) -> bool:
+        return name.endswith(".lines") and self.defect != "blind"
+
+    def header(self, path: Path, like: Shape) -> Header:
+        return Header((1, len(self._numbers(path)) + (self.defect == "longer")))
+
+    def read(self, path: Path, like: Shape) -> Reading:
+        return Reading(np.array(self._numbers(path))[:, None], -1, -1 if self.defect == "narrow" else 1)
+
+    def suffix(self, name: str) -> str:
+        return ".lines"
+
+    def write(self, x: np.ndarray, about: Any, suffix: str) -> bytes:
+        numbers = {"upside down": -x[0], "halved": x[0, ::2]}.get(self.defect, x[0])
+        return "\n".join(map(str, numbers)).encode()
+
+    def _numbers(self, path: Path) -> list[float]:
+        try:
+            return [float(line) for line in path.read_text().split("\n")]
+        except ValueError as error:
+            if self.defect == "raises":
+                raise
+            raise BadFile(path, f"is no number a line: {error}") from None
+
+
+def lines(defect: str) -> Spec:
+    @reader("Lines", axes=(1,))
+    def make() -> Reader:
+        """Lines."""
+        return Lines(defect)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("defect", "message"),
+    [
+        ("", ""),
+        ("blind", "it does not find a.lines"),
+        ("stays", "it cannot be pickled"),
+        ("longer", "header says 1x5, read gives 4x1, not 5x1"),
+        ("narrow", "read says that -1 becomes -1 and -1 becomes 1"),
+        ("upside down", "what it writes is 1.00 away"),
+        ("halved", "what it writes of 1x4 is 1x2 when it is read"),
+        ("raises", "header raises ValueError, not BadFile, for a file that is empty: could not convert"),
+    ],
+)
+def test_a_defect_of_a_reader_is_named(defect: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.lines").write_text("-1\n0\n0.5\n-0.5")
+    if not defect:
+        check_reader(lines(defect), tmp_path / "a.lines", (1, 8))
+        return
+    with pytest.raises(AssertionError) as error:
+        check_reader(lines(defect), tmp_path / "a.lines", (1, 8))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "like", "values"),
+    [
+        ("audio", "audio/elec_plip.wav", (1, 100), {}),
+        ("volumes", "mri/front.nii.gz", (1, 8, 8, 8), {"low": 0.0, "high": 4096.0}),
+        ("arrays", "ecg/mitbih208-0.npy", (1, 100), {"low": 0.0, "high": 4096.0}),
+        ("images", "multichannel/flower-upper.pam", (4, 8, 8), {}),
+    ],
+)
+def test_the_readers_that_come_with_the_tool_are_sound(
+    name: str, file: str, like: Shape, values: dict[str, float]
+) -> None:
+    (spec,) = [spec for spec in builtin.flexvae_datasets() if spec.name == name]
+    defaults = {param.name: param.default for param in spec.params}
+    check_reader(spec, Path(__file__).parent / "data" / "real" / file, like, **{**defaults, **values})
 
 
 @pytest.mark.parametrize(

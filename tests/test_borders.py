@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "numpy", "rich", "PIL", "matplotlib")
 LIGHT = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for folder in ("", "config", "inspection")
+    for folder in ("", "config", "inspection", "kit")
     for path in (ROOT / "flexvae_cli" / folder).glob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
@@ -65,6 +65,7 @@ def test_the_public_package_costs_nothing():
         ["config", "explain-loss", "--config", str(ROOT / "configs/seed.toml")],
         ["inspect", str(ROOT / "configs/structures/encoder.json")],
         ["inspect", str(ROOT / "configs/seed.toml"), "--json"],
+        ["mirror", str(ROOT / "configs/structures/encoder.json")],
     ],
     ids=" ".join,
 )

@@ -74,14 +74,14 @@ def test_a_residual_entry_adds_its_paths():
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        ("Raises", "net.json[1]: Raises cannot be built: no such kernel"),
+        ("Raises", f"net.json[1]: Raises cannot be built: RuntimeError: no such kernel ({__file__}:"),
         ("Number", "net.json[1]: Number makes a int, not a torch module"),
     ],
 )
 def test_a_factory_that_fails_is_named_with_its_entry(code, what):
     with pytest.raises(UsageError) as caught:
         build_sequence(items(["SiLU", code]))
-    assert str(caught.value) == what
+    assert str(caught.value).startswith(what)
 
 
 def test_a_layer_without_a_rule_is_measured_on_the_meta_device():

@@ -12,7 +12,7 @@ from flexvae_cli.api import Count, Ints, Size, layer
 from flexvae_cli.codes import MOST_CHARACTERS, bind, canonical, parse
 from flexvae_cli.plugins import installed
 from flexvae_cli.registry import Registered
-from flexvae_layers_core.plugin import conv2d, max_pool2d
+from flexvae_layers_core.plugin import conv2d, max_pool
 
 
 @layer("Many")
@@ -20,7 +20,7 @@ def many(a: Count, sizes: Size = 2, *, levels: Ints = (8, 5), ratio: float = 0.5
     """A layer with a parameter of every kind."""
 
 
-SPECS = {"C2d": conv2d, "MaxP": max_pool2d, "Many": many}
+SPECS = {"C2d": conv2d, "MaxP": max_pool, "Many": many}
 
 
 def bound(text: str):

@@ -102,7 +102,10 @@ BAD_KEYS = [
         "c.toml:9: optimizer.qqq is not a setting of [optimizer]\nhint: [optimizer] has name, lr, betas, eps, ",
     ),
     ("lr = 1\n" + GOOD, "c.toml:1: lr stands outside the tables; lr is a setting of [optimizer]"),
-    (changed('source = "photos"\n', ""), "c.toml:5: [data] needs source (a folder of images, or `builtin:scenery`)"),
+    (
+        changed('source = "photos"\n', ""),
+        "c.toml:5: [data] needs source (a folder of images, sounds, volumes or arrays, one file, or `builtin:scenery`)",
+    ),
     (
         changed('[train]\nrun_dir = "runs/a"\nmax_steps = 10\n', ""),
         "c.toml: [train] needs run_dir (where the run is kept: checkpoints, metrics, previews, log)",

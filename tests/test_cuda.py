@@ -10,6 +10,7 @@ from learners import plan_for, samples, state_of
 
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.learner import Learner
+from flexvae_cli.engine.model import in_use
 from flexvae_cli.engine.parts import restore_parts
 from flexvae_cli.engine.precision import set_determinism
 
@@ -37,9 +38,11 @@ def steps(learner: Learner, numbers) -> None:
         learner.step(step, [learner.prepare(x) for x in samples(6).split(3)])
 
 
+@pytest.mark.parametrize("fuse", ["auto", "on"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_step_lowers_the_loss_and_never_waits_for_the_device(tmp_path, precision):
-    learner = learner_on(tmp_path, train={"precision": precision}, ema={"decay": 0.9}, loss={"ssim_metrics": True})
+def test_a_step_lowers_the_loss_and_never_waits_for_the_device(tmp_path, precision, fuse):
+    tables = {"ema": {"decay": 0.9}, "loss": {"ssim_metrics": True}}
+    learner = learner_on(tmp_path, train={"precision": precision, "fuse": fuse}, **tables)
     steps(learner, range(2))
     micro_batches = [learner.prepare(x) for x in samples(6).split(3)]
     first = learner.step(2, micro_batches)
@@ -84,3 +87,6 @@ def test_bf16_on_a_gpu_is_channels_last_by_itself(tmp_path):
     learner = learner_on(tmp_path)
     assert learner.precision.name == "bf16"
     assert learner.vae.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+    used = in_use(learner.vae.to(memory_format=torch.contiguous_format), dtype=torch.bfloat16)
+    assert used.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert in_use(used).encoder[0].weight.is_contiguous()

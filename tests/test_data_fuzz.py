@@ -16,7 +16,8 @@ from PIL import Image
 from flexvae_cli.engine.data.images import read_image
 from flexvae_cli.engine.data.opening import BadFile, image_size
 
-ROUNDS = 300 * (100 if os.environ.get("FLEXVAE_NIGHTLY") == "1" else 1)
+ROUNDS = 1700 * (250 if os.environ.get("FLEXVAE_NIGHTLY") == "1" else 1)  # for each seed: 20,400, or 5,100,000
+MOST_GROWTH = 200 << 20  # bytes
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 4)).astype(np.uint8)
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
@@ -51,13 +52,22 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
+def most_memory() -> int:
+    """The most bytes that this process has had so far; 0 where that is not told."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @pytest.mark.parametrize("name", SEEDS)
 def test_only_bad_file_escapes(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     image, options = SEEDS[name]
     buffer = io.BytesIO()
     image.save(buffer, name.split(".")[-1], **options)
     path, rng, bad = tmp_path / "mutant", random.Random(name), list[str]()
-    filters = list(warnings.filters)
+    filters, before = list(warnings.filters), most_memory()
     for _ in range(ROUNDS):
         path.write_bytes(mutated(buffer.getvalue(), rng))
         channels = rng.randrange(1, 5)
@@ -70,6 +80,7 @@ def test_only_bad_file_escapes(tmp_path: Path, name: str, capfd: pytest.CaptureF
         except BadFile as error:
             bad.append(error.reason)
     assert 0 < len(bad) < ROUNDS
+    assert most_memory() - before < MOST_GROWTH
     assert all(reason and reason.isprintable() for reason in bad)
     assert warnings.filters == filters
     out, err = capfd.readouterr()

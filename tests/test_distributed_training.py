@@ -79,9 +79,22 @@ print("weights", digest.hexdigest(), file=sys.stderr)
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """9 images to train on, in batches of 4, 4 and 1, and 5 held out; of either one is damaged."""
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "flexvae.toml").write_text(CONFIG)
-    (folder / "e.json").write_text(json.dumps(["C2d_3_32_4_4", "VAERB_32_32", "C2d_32_4_1"]))
+    return laid_out(tmp_path_factory.mktemp("project"), CONFIG, ["C2d_3_32_4_4", "VAERB_32_32", "C2d_32_4_1"])
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with codebooks that follow their inputs, one in the encoder and two for the latents."""
+    adversarial = CONFIG[CONFIG.index("[adversarial]") : CONFIG.index("[optimizer]")]
+    config = CONFIG.replace("kld_target = 0.5", "").replace(adversarial, "").replace("max_steps = 60", "max_steps = 24")
+    config = config.replace("[data]", 'bottleneck = "RVQ_8_2_2_dropout=0.5"\n[data]')
+    encoder = ["C2d_3_32_4_4", "VAERB_32_32", "C2d_32_4_1", "VQ_8_4_revive=0.9", "C2d_4_2_1"]
+    return laid_out(tmp_path_factory.mktemp("quantized"), config, encoder)
+
+
+def laid_out(folder: Path, config: str, encoder: list[str]) -> Path:
+    (folder / "flexvae.toml").write_text(config)
+    (folder / "e.json").write_text(json.dumps(encoder))
     (folder / "d.json").write_text(json.dumps(["C2d_2_32_1", "VAERB_32_32", "UpS_4", "C2d_32_3_3_1_1"]))
     (folder / "critic.json").write_text(json.dumps(["C2d_3_8_4_2_1", "SiLU", "C2d_8_1_3_1_1"]))
     scenes = sorted((files("flexvae_cli") / "assets/scenery/val").iterdir(), key=lambda path: path.name)
@@ -138,9 +151,9 @@ def shapes(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def digests(run: Path) -> dict[str, str]:
+def digests(run: Path, last: str = LAST) -> dict[str, str]:
     """The sha256 of what a run has learned."""
-    state = json.loads((run / LAST / "state.json").read_text())
+    state = json.loads((run / last / "state.json").read_text())
     return {name: digest["sha256"] for name, digest in state["files"].items() if name.endswith(".safetensors")}
 
 
@@ -220,6 +233,28 @@ def test_a_process_that_is_killed_costs_nothing_but_time(project, whole):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert digests(run) == digests(whole[0])
+
+
+def test_codebooks_stay_in_step_in_two_processes_and_survive_a_kill(quantized):
+    with ranks(["-c", TRAIN_AND_TELL], folder=quantized) as started:
+        ended = [process.communicate(timeout=120) for process in started]
+        assert [process.returncode for process in started] == [0, 0], ended
+    hashes = {line for _, err in ended for line in err.splitlines() if line.startswith("weights ")}
+    assert len(hashes) == 1  # weights, codebooks and all that belongs to them, in both
+    told = [row for row in metrics(quantized / "whole") if row["kind"] == "train"]
+    assert {"encoder.3.usage", "encoder.3.perplexity", "encoder.3.entropy", "bottleneck.usage"} <= told[-1].keys()
+    assert sum(row["encoder.3.revived"] for row in told) > 0
+    command = ["-m", "flexvae_cli", "train", "--resume"]
+    with ranks(command, folder=quantized) as (first, second):
+        await_step(quantized / "run", 6, first)
+        second.kill()
+        first.communicate(timeout=60)
+    assert 6 <= newest(quantized / "run") < 24
+    with ranks(command, folder=quantized) as started:
+        ended = [process.communicate(timeout=120) for process in started]
+        assert [process.returncode for process in started] == [0, 0], ended
+    last = "ckpt/step-00000024"
+    assert digests(quantized / "run", last) == digests(quantized / "whole", last)
 
 
 def test_sigterm_to_torchrun_saves(project):

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link into a page can lead to: its headings, in lower case, without punctuation, joined by hyphens."""
+    headings = re.findall(r"^#{1,6} +(.+?) *$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    if page.name == "benchmarks.md":  # a section is there once its script has run
+        scripts = (script.read_text() for script in (ROOT / "benchmarks").glob("*.py"))
+        headings += [name for text in scripts for name in re.findall(r'write_section\("([^"]+)"', text)]
+    names: Counter[str] = Counter()
+    found = set()
+    for heading in headings:
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).replace(" ", "-")
+        found.add(f"{slug}-{names[slug]}" if names[slug] else slug)
+        names[slug] += 1
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_into_pages_lead_to_a_heading(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_structures_and_configs_in_the_pages_are_real(page):
     for block in blocks(page, "json"):
@@ -56,7 +79,7 @@ def test_every_command_in_the_pages_is_one_that_there_is(page):
 
     for line in re.findall(r"^ {4}(?:\$ )?flexvae (.+?)(?: +#.*)?$", page.read_text(), re.M):
         words, command, name = shlex.split(line), get_command(app), "flexvae"
-        while hasattr(command, "commands") and not words[0].startswith("-"):
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
             name, *words = words
             assert name in command.commands, line
             command = command.commands[name]
@@ -69,7 +92,7 @@ def test_the_readme_names_the_two_commands_and_every_subcommand():
     assert "make test" in text
     from flexvae_cli.main import COMMANDS
 
-    for name in [*COMMANDS, "config"]:
+    for name in [*COMMANDS, "config", "plugins"]:
         assert f"flexvae {name}" in text or f"`{name}`" in text, name
 
 

@@ -55,7 +55,7 @@ def test_shards_are_in_the_layout_of_lightningdit(encoded, tiny_model):
         "manifest.json",
     ]
     with safe_open(encoded / "2x10x13" / "latents_rank00_shard000.safetensors", "pt") as file:
-        assert sorted(file.keys()) == ["labels", "latents"]
+        assert sorted(file.keys()) == ["labels", "latents", "latents_std"]
         assert file.get_slice("latents").get_shape() == [2, 2, 10, 13]
         assert file.get_tensor("latents").dtype == torch.float32
         assert file.get_tensor("labels").tolist() == [1, 1]
@@ -69,7 +69,7 @@ def test_the_manifest_says_what_is_where(encoded, tiny_model):
     assert manifest["model"]["weights_hash"] == model.weights_hash
     assert manifest["model"]["input"] == [3, 16, 16]
     assert manifest["model"]["bottleneck"] == "KL"
-    assert manifest["latents"]["value"] == "mean"
+    assert manifest["latents"]["value"] == "moments"
     assert manifest["latents"]["scaling"] == "raw"
     assert manifest["latents"]["statistics"] == {"mean": [0.5, -0.5], "std": [2.0, 0.5]}
     assert manifest["preprocessing"] == {"background": "#ffffff", "exif": True}
@@ -113,7 +113,7 @@ def test_files_mirror_the_folders(flexvae, tiny_model, photos, tmp_path):
         assert file.get_tensor("latents").shape == (2, 10, 13)
         about = json.loads(file.metadata()["flexvae"])
     weights_hash = load_model(tiny_model).weights_hash
-    assert about == {"weights_hash": weights_hash, "size": [37, 50], "latents": "raw"}
+    assert about == {"weights_hash": weights_hash, "size": [37, 50], "latents": "raw", "value": "moments"}
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "files"], ["--flip", "--shard-size", 2]])
@@ -155,12 +155,21 @@ def test_an_image_name_that_is_not_utf8_survives(flexvae, tiny_model, photos, tm
     assert (tmp_path / "back" / b"\xe9\n.png".decode("utf-8", "surrogateescape")).is_file()
 
 
-def test_an_encode_that_is_there_is_not_overwritten_unasked(flexvae, tiny_model, make_model, photos, encoded, tmp_path):
+def test_latents_of_another_model_or_of_another_kind_are_not_gone_on_with(
+    flexvae, tiny_model, make_model, photos, encoded, tmp_path
+):
+    before = content_of(encoded)
     other = make_model(tmp_path / "other", seed=1)
-    for model, words in ((tiny_model, "of this model"), (other, "of another model")):
-        refused = flexvae("encode", model, photos, encoded, "--workers", 0)
+    for model, options, words in (
+        (other, (), "of another model"),
+        (tiny_model, ("--posterior", "mean"), "--posterior: moments, not mean"),
+        (tiny_model, ("--flips", "--dtype", "fp16"), "--dtype: float32, not float16; --flips: False, not True"),
+        (tiny_model, ("--resize", "16x16"), "preprocessing"),
+    ):
+        refused = flexvae("encode", model, photos, encoded, "--workers", 0, *options)
         assert refused.exit_code == Exit.USAGE
         assert words in refused.stderr
+    assert content_of(encoded) == before
 
 
 def test_overwrite_leaves_no_latents_of_before(flexvae, tiny_model, photos, tmp_path):
@@ -316,6 +325,39 @@ def test_encode_takes_what_is_left_out_from_a_config(flexvae, tiny_model, photos
     )
     assert flexvae("encode", "--workers", 0).exit_code == 0
     assert sorted(content_of(tmp_path / "latents")) == ["c.safetensors", "d.safetensors", "manifest.json"]
+
+
+@pytest.fixture
+def arrays(flexvae, make_model, tmp_path) -> tuple[Path, Path]:
+    """A model of signals, whose reader is that of sounds, and latents of an array."""
+    encoder, decoder = ["C1d_1_8_4_4", "SiLU", "C1d_8_4_1"], ["C1d_2_8_3_1_1", "UpS_4", "C1d_8_1_3_1_1"]
+    model = make_model(tmp_path / "signals", encoder=encoder, decoder=decoder, shape=(1, 64))
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.linspace(-1, 1, 70, dtype=np.float32)[None])
+    done = flexvae("encode", model, tmp_path / "in", tmp_path / "latents", "--workers", 0)
+    assert done.exit_code == 0, done.stderr
+    return model, tmp_path / "latents"
+
+
+def test_the_manifest_names_the_reader_that_read(flexvae, arrays, tmp_path):
+    model, latents = arrays
+    preprocessing = manifest_in(latents)["preprocessing"]
+    assert preprocessing["reader"] == "arrays"
+    assert preprocessing["parameters"]["channels"] == "first"
+    assert flexvae("decode", model, latents, tmp_path / "out").exit_code == 0
+    assert np.load(tmp_path / "out" / "a.npy").shape == (1, 70)
+
+
+@pytest.mark.parametrize(
+    "about", [{"dtype": "O"}, {"dtype": "(99,)f4"}, {"dtype": 3.5}, {"low": "x"}, {"axes": "many"}, {"high": [1, 2]}]
+)
+def test_what_a_manifest_says_of_a_file_is_checked_before_anything_is_written(flexvae, arrays, tmp_path, about):
+    model, latents = arrays
+    rewrite(latents, lambda content: content["images"][0]["source"]["about"].update(about))
+    refused = flexvae("decode", model, latents, tmp_path / "out")
+    assert refused.exit_code == Exit.MODEL
+    assert "no such file can be made of what is recorded of it" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -276,8 +276,8 @@ def test_a_model_that_takes_no_images_says_so(flexvae, make_model, photos, tmp_p
     run = make_model(tmp_path / "run", encoder=["SiLU"], bottleneck="None", decoder=["SiLU"], shape=(2, 8, 8, 8))
     for command in ("eval", "stats"):
         refused = flexvae(command, run, photos, "--workers", 0)
-        assert refused.exit_code == Exit.USAGE
-        assert "which are not images" in refused.stderr
+        assert refused.exit_code == Exit.DATA
+        assert "samples of 2x8x8x8 have 3 axes" in refused.stderr
 
 
 def test_raw_weights_are_measured_where_there_is_a_running_mean(flexvae, tiny_model, photos, tmp_path):

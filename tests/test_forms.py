@@ -8,6 +8,7 @@ from learners import learner_for, samples
 from torch import nn
 
 from flexvae_cli.engine.forms import take_form
+from flexvae_cli.engine.fusing import fused_in
 from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.vae import VAE
 
@@ -35,6 +36,22 @@ def test_blocks_are_the_entries_that_have_parts_and_only_they_are_computed_twice
     inner.register_forward_hook(lambda *_: passes.__setitem__("block", passes["block"] + 1))
     learner.step(0, [samples(1)])
     assert passes == {"conv": 1, "block": 2}
+
+
+@pytest.mark.parametrize("fused", ["off", "on"])
+def test_a_list_that_is_recomputed_is_computed_twice_whether_fused_or_not(fused):
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 3, padding=1))
+    vae = VAE(nn.Sequential(inner, nn.Conv2d(8, 2, 2, 2)), nn.Identity(), nn.Sequential())
+    take_form(vae, settings(activation_checkpointing="blocks", fuse=fused), Precision("fp32", CPU))
+    names = ("encoder.0.1", "encoder.0.2")
+    assert [each.names for each in fused_in(vae)] == ([names] if fused == "on" else [])
+    passes = {"in the list": 0, "behind it": 0}
+    for name, module in {"in the list": inner[0], "behind it": vae.encoder[1]}.items():
+        module.register_forward_hook(lambda *_, name=name: passes.__setitem__(name, passes[name] + 1))
+    vae.encoder(samples(2)).square().sum().backward()
+    assert passes == {"in the list": 2, "behind it": 1}
+    assert all(p.grad is not None for p in vae.encoder.parameters())
 
 
 def settings(**train):

@@ -192,8 +192,8 @@ def test_a_model_that_takes_no_images_says_so(flexvae, make_model, photos, tmp_p
     layers = ["SiLU"]
     run = make_model(tmp_path / "run", encoder=layers, bottleneck="None", decoder=layers, shape=(2, 8, 8, 8))
     refused = flexvae("infer", run, photos, tmp_path / "out", "--workers", 0)
-    assert refused.exit_code == Exit.USAGE
-    assert "2 x 8 x 8 x 8, which are not images" in refused.stderr
+    assert refused.exit_code == Exit.DATA
+    assert "samples of 2x8x8x8 have 3 axes" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["infer", "encode"])

@@ -24,3 +24,11 @@ def test_killed_at_every_point_of_a_save(harness, fuzz_factor):
     found = harness("points", each)
     assert found.pop("orphans") > each
     assert found == {"kills": 8 * each, "runs": 8 * each, "left": 0, "invalid": 0, "different": "", "failed": ""}
+
+
+@pytest.mark.timeout(1200)
+def test_killed_encodes_go_on_to_the_same_bytes(harness, fuzz_factor):
+    kills = 6 * min(fuzz_factor, 50)
+    found = harness("encodes", kills)
+    assert found.pop("runs") >= 5
+    assert found == {"kills": kills, "orphans": 0, "left": 0, "invalid": 0, "different": "", "failed": ""}

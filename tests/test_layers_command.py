@@ -33,7 +33,9 @@ def names(*arguments: str) -> dict[str, list[str]]:
 
 def test_everything_is_listed_by_kind():
     found = names()
-    assert set(found) == {"layers", "bottlenecks", "losses"}
+    assert set(found) == {"layers", "bottlenecks", "losses", "readers", "callbacks"}
+    assert found["readers"] == ["arrays", "audio", "images", "volumes"]
+    assert found["callbacks"] == ["csv"]
     assert set(found["layers"]) >= SEVEN
     assert set(found["bottlenecks"]) >= {"KL", "None"}
     assert "mse" in found["losses"]
@@ -46,12 +48,28 @@ def test_the_table_has_a_row_for_each_code():
     assert "in-channels_out-channels_kernel-size_[stride=1]_[padding=0]_... " in rows["C2d"]
     assert "2-D convolution." in rows["C2d"]
     assert "flexvae 0" in rows["C2d"]
-    assert "2-D" in rows["MaxP"]
+    assert "2-D" in rows["VAERB"]
+    assert "any" in rows["MaxP"]
     assert "any" in rows["SiLU"]
 
 
+def test_a_callback_is_explained_with_the_table_that_switches_it_on():
+    told = layers("csv").stdout
+    assert "usage: [callbacks.csv]" in told
+    assert "comma or semicolon or tab" in told
+
+
+def test_a_reader_is_explained_with_the_key_that_names_it():
+    told = layers("audio").stdout
+    assert told.startswith("audio (reader): Sound")
+    assert 'usage: [data] reader = "audio"' in told
+    assert "for 1-D data" in told
+
+
 def test_a_pattern_chooses():
-    assert names("VAE*") == {"layers": ["VAEA", "VAERB"], "bottlenecks": [], "losses": []}
+    chosen = names("VAE*")
+    assert chosen.pop("layers") == ["VAEA", "VAERB", "VAERB1d", "VAERB3d"]
+    assert not any(chosen.values())
     output = layers("VAE*").stdout
     assert "VAERB" in output
     assert "C2d" not in output
@@ -84,7 +102,7 @@ def test_a_code_as_json():
     assert [param["name"] for param in spec["parameters"]] == ["kernel-size", "stride", "padding"]
     assert spec["parameters"][0]["required"] is True
     assert spec["parameters"][2]["default"] == "0"
-    assert spec["dims"] == 2
+    assert spec["dims"] is None
     assert spec["static_rule"] is True
     assert {"code": "MaxP_2", "input": [3, 8, 6], "output": [3, 4, 3]} in spec["examples"]
     assert (spec["distribution"], found["losses"]) == ("flexvae", [])
@@ -120,8 +138,8 @@ def test_a_code_that_two_plugins_bring_shows_both(monkeypatch):
 def test_a_loss_tells_its_reduction(monkeypatch):
     assert "reduction: latent-sum (sum over a sample's latent elements, mean over samples)" in layers("kld").stdout
     assert "Reduction: element (mean over all elements of all samples). For 2-D data." in reference()
-    found = json.loads(layers("ssim", "--json").stdout)["losses"][0]
-    assert (found["reduction"], found["dims"]) == ("sample", 2)
+    found = json.loads(layers("ffl", "--json").stdout)["losses"][0]
+    assert (found["reduction"], found["dims"]) == ("element", 2)
 
     @loss("Silent")
     def silent():

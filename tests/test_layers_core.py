@@ -1,4 +1,4 @@
-"""The seven core layers: their contract, the sizes of the founding nets, and what the two blocks compute."""
+"""The core layers: their contract, the sizes of the founding nets, and what the two blocks compute."""
 
 from __future__ import annotations
 
@@ -79,7 +79,44 @@ def test_layer_keeps_its_contract(spec: LayerSpec) -> None:
 
 
 def test_there_are_the_seven_layers_of_the_structure_language() -> None:
-    assert list(SPECS) == ["C2d", "VAERB", "VAEA", "GN", "SiLU", "MaxP", "UpS"]
+    assert list(SPECS)[:7] == ["C2d", "VAERB", "VAEA", "GN", "SiLU", "MaxP", "UpS"]
+
+
+def test_each_of_the_seven_has_its_like_in_every_dimension() -> None:
+    assert list(SPECS)[7:] == ["C3d", "VAERB1d", "VAERB3d", "C1d", "CT1d"]
+    assert {name for name, spec in SPECS.items() if spec.dims is None} == {"VAEA", "GN", "SiLU", "MaxP", "UpS"}
+    assert [SPECS[name].dims for name in ("C1d", "C2d", "C3d", "VAERB1d", "VAERB", "VAERB3d")] == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_a_block_of_another_dimension_is_the_block_of_two_on_data_that_is_flat(axes: int) -> None:
+    """Along axes of size 1 a window of 3 sees zeros beside the one position: its middle tap alone counts."""
+    torch.manual_seed(0)
+    plane = randomised(SPECS["VAERB"](32, 64)).double()
+    block = SPECS[f"VAERB{axes}d"](32, 64).double()
+    state = plane.state_dict()
+    for name, weight in block.state_dict().items():
+        if weight.dim() > 2:
+            wide = state[name]  # (out, in, 3, 3) or (out, in, 1, 1)
+            weight.zero_()
+            if axes == 1:
+                weight.copy_(wide[:, :, wide.shape[2] // 2])
+            else:
+                weight[:, :, weight.shape[2] // 2] = wide
+        else:
+            weight.copy_(state[name])
+    x = torch.randn(2, 32, *((1, 7) if axes == 1 else (5, 6)), dtype=torch.float64)
+    given = x[:, :, 0] if axes == 1 else x[:, :, None]
+    torch.testing.assert_close(block(given).flatten(2), plane(x).flatten(2))
+
+
+@pytest.mark.parametrize("space", [(9,), (8, 6), (4, 6, 5)], ids=["1-D", "2-D", "3-D"])
+def test_pooling_and_upsampling_are_torchs_in_every_dimension(space: tuple[int, ...]) -> None:
+    x = torch.randn(2, 3, *space)
+    pools = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+    assert torch.equal(SPECS["MaxP"](3, 2, 1)(x), pools[len(space)](3, 2, 1)(x))
+    factors = (1, 2, 3)[: len(space)]
+    assert torch.equal(SPECS["UpS"](factors)(x), F.interpolate(x, scale_factor=[float(n) for n in factors]))
 
 
 @pytest.mark.parametrize(

@@ -361,3 +361,65 @@ def test_the_psnr_loss_is_the_measure_with_its_sign_turned():
     found = TotalLoss([term("t", "psnr", 1.0)])(batch, 0)["loss"].item()
     wanted = sum(scores(a, c).psnr for a, c in zip(x, y, strict=True)) / 3
     assert found == pytest.approx(-wanted, abs=0.01)
+
+
+def test_similarity_of_volumes_is_that_of_their_slices_where_they_are_flat() -> None:
+    """Along an axis that does not change the window averages equal numbers."""
+    torch.manual_seed(0)
+    flat = batch((1, 2, 12, 14), spread=0.3)
+    deep = [each[:, :, None].expand(-1, -1, 9, -1, -1) for each in (flat.x, flat.reconstruction)]
+    volume = Batch(deep[0], deep[1], deep[1], flat.encoded)
+    assert value("ssim_5", volume) == pytest.approx(value("ssim_5", flat), rel=1e-4)
+
+
+def tone(frequency: float, amplitude: float = 0.5, length: int = 4096) -> torch.Tensor:
+    """A sine at a rate of 16,000, (1, 1, n)."""
+    return (amplitude * torch.sin(torch.arange(length) * (2 * torch.pi * frequency / 16_000)))[None, None]
+
+
+def heard(x: torch.Tensor, y: torch.Tensor) -> Batch:
+    z = torch.zeros(len(x), 1, 4)
+    return Batch(x, y, y, Encoded(z, Gaussian(z, z)))
+
+
+def test_a_magnitude_is_the_amplitude_of_a_sine() -> None:
+    from flexvae_cli.engine.losses.audio import Magnitudes
+
+    found = Magnitudes(512)(tone(1000, amplitude=0.25))[0]  # 1,000 Hz is frequency 32 of a window of 512
+    assert found.shape[0] == 257
+    assert found[32, 5:-5].tolist() == pytest.approx([0.25] * (found.shape[1] - 10), rel=1e-3)
+    assert found[40:, 5:-5].max() < 1e-3
+
+
+def test_the_spectral_loss_of_signals_is_its_formula() -> None:
+    """Twice the amplitude: the norm of the difference is that of the original, the logarithms differ by log 2."""
+    noise = torch.randn(2, 2, 3000, generator=torch.Generator().manual_seed(0))
+    found = heard(noise * 0.1, noise * 0.2)
+    assert term("t", "stft", 1.0).bound.build()(found).item() == pytest.approx(1 + math.log(2), rel=1e-3)
+    assert term("t", "stft", 1.0).bound.build()(heard(noise, noise)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_mel_loss_is_blind_to_sign_and_sees_pitch_and_loudness() -> None:
+    mel = term("t", "mel", 1.0).bound.build()
+    x = tone(440)
+    assert mel(heard(x, -x)).item() == pytest.approx(0, abs=1e-5)
+    assert mel(heard(x, tone(880))).item() > 0.3
+    noise = torch.randn(1, 1, 4096, generator=torch.Generator().manual_seed(0))
+    assert mel(heard(0.1 * noise, noise)).item() == pytest.approx(1, abs=0.01)  # a decade
+
+
+def test_mel_triangles_cover_every_frequency_once() -> None:
+    from flexvae_cli.engine.losses.audio import mel_bank
+
+    bank = mel_bank(16_000, 40, 1024)
+    assert bank.shape == (40, 513)
+    assert (bank.sum(1) > 0).all()
+    middle = bank.sum(0)[10:460]  # between the first peak and the last
+    torch.testing.assert_close(middle, torch.ones_like(middle), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("code", ["stft", "mel"])
+def test_the_gradient_of_silence_is_finite(code: str) -> None:
+    y = torch.zeros(1, 1, 2048, requires_grad=True)
+    (gradient,) = torch.autograd.grad(term("t", code, 1.0).bound.build()(heard(torch.zeros(1, 1, 2048), y)), y)
+    assert gradient.isfinite().all()

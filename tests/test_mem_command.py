@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from flexvae_cli.commands._forecast import ask, print_forecast
-from flexvae_cli.commands.mem import document, print_answer, size
+from flexvae_cli.commands._measured import document, print_answer, size
+from flexvae_cli.commands.mem import _forgotten
 from flexvae_cli.config import load_config
 from flexvae_cli.engine.memory.answer import Answer
 from flexvae_cli.engine.memory.child import Request, Trial, run_trial
 from flexvae_cli.engine.memory.closed import states_of
 from flexvae_cli.engine.memory.devices import find_gpu
-from flexvae_cli.engine.memory.forecast import Forecast, Layer, Question
+from flexvae_cli.engine.memory.forecast import Change, Forecast, Layer, Question
 from flexvae_cli.engine.memory.search import Found
-from flexvae_cli.errors import Exit, ResourceError
+from flexvae_cli.errors import Exit, ResourceError, UsageError
 
 MIB = 2**20
+PHASE = ["--set", "train.max_steps=9", "--set", 'phase=[{start=2,input="3x64x64"}]']
 CONFIG = """
 [model]
 encoder = "encoder.json"
@@ -33,6 +35,8 @@ max_steps = 1
 batch_size = 5
 accumulate = 3
 device = "cpu"
+[optimizer]
+betas = [0.9, 0.99]
 """
 
 
@@ -88,7 +92,7 @@ def test_the_table(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
     assert cells == {
         "parameters": "4.0",
         "gradients": "4.0",
-        "optimizer state (AdamW)": "8.0",
+        "optimizer and other state": "8.0",
         "activations and temporaries": "284.0",
         "Python, torch and its buffers": "600.0",
         "total": "900.0",
@@ -123,6 +127,7 @@ def test_the_keys_of_json(answer: Answer) -> None:
         "memory": 2**30,
         "largest_batch": 8,
         "too_large_batch": 9,
+        "notes": [],
         "trials": [
             {"batch": 2, "outcome": "done", "peak": 900 * MIB},
             {"batch": 9, "outcome": "memory", "peak": None},
@@ -148,6 +153,22 @@ def test_the_keys_of_json(answer: Answer) -> None:
         (["--gpu", "t4", "--precision", "tf32"], "t4 has no tf32"),
         (["--gpu", "t4", "--optimizer", "magic"], "optimizer.name"),
         (["--gpu", "t4", "--accumulate", "6"], "cannot accumulate 6"),
+        (["--what-if", "--ddp", "2", "--max-resolution"], "--what-if: counts for predictions alone"),
+        (["--checkpointing", "auto"], "--checkpointing auto: counts for predictions alone"),
+        (["--gpu", "t4", "--checkpointing", "auto", "--mode", "infer"], "--checkpointing: counts for training alone"),
+        (["--gpu", "t4", "--norm-dtype", "input", "--mode", "encode"], "--norm-dtype: counts for training alone"),
+        (["--gpu", "t4", "--contiguous", "--mode", "encode"], "--channels-last/--contiguous: counts for training"),
+        (["--gpu", "t4", "--optimizer", "sgd", "--mode", "decode"], "--optimizer: counts for training alone"),
+        (["--gpu", "t4", "--no-ema", "--mode", "infer"], "--ema/--no-ema: counts for training alone"),
+        (["--gpu", "t4", "--accumulate", "1", "--mode", "infer"], "--accumulate: counts for training alone"),
+        (["--gpu", "t4", "--ddp", "2", "--mode", "infer"], "--ddp: counts for training alone"),
+        (["--gpu", "t4", "--mode", "infer", "--write", "new.toml"], "--write: counts for training alone"),
+        (["--gpu", "t4", "--mode", "decode", "--precision", "bf16"], "`flexvae decode` computes in fp32 always"),
+        (["--gpu", "t4", "--max-resolution", *PHASE], "varies data.input alone, and there is phase[0].input"),
+        (["--write", "new.toml"], "would say nothing"),
+        (["--ema", "--write", "flexvae.toml"], "is there already: flexvae.toml"),
+        (["--ema", "--write", "none/new.toml"], "no such folder: none"),
+        (["--norm-dtype", "bf16"], "Invalid value for '--norm-dtype'"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_trial(flexvae, arguments: list[str], words: str) -> None:
@@ -171,6 +192,59 @@ def test_a_prediction_needs_no_gpu(flexvae) -> None:
     assert sizes["total"] == found["reserved"] == sum(n for key, n in sizes.items() if key != "total")
     assert sizes["ema"] == sizes["parameters"]
     assert sizes["state"] < sizes["parameters"]  # SGD without momentum
+
+
+def test_what_was_chosen_is_written_for_training(flexvae, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    (work / "sub").mkdir()
+    options = ["--checkpointing", "auto", "--precision", "fp32", "--batch", "8", "--allocator", "env"]
+    told = flexvae("mem", "--gpu", "t4", "--memory", "230MiB", *options, "--write", "sub/small.toml", "--json")
+    found = json.loads(told.stdout)
+    assert (told.exit_code, found["allocator"]) == (0, "expandable")
+    assert found["recomputed"]
+    assert found["largest_batch"] >= 8
+    train = load_config(Path("sub/small.toml")).settings.train
+    assert (train.activation_checkpointing, train.precision) == (tuple(found["recomputed"]), "fp32")
+    assert train.run_dir == load_config(Path("flexvae.toml")).settings.train.run_dir
+    assert "wrote sub/small.toml" in told.stderr
+
+
+def test_what_uses_a_trained_net_computes_in_fp32_whatever_it_was_trained_in(flexvae) -> None:
+    trained = ["--set", "train.precision=bf16", "--json"]
+    modes: dict[str, list[str]] = {"infer": [], "encode": ["--precision", "fp16"], "decode": []}
+    found = [
+        json.loads(flexvae("mem", "--gpu", "t4", "--memory", "64MiB", "--mode", mode, *options, *trained).stdout)
+        for mode, options in modes.items()
+    ]
+    assert [each["precision"] for each in found] == ["fp32", "fp16", "fp32"]
+
+
+def test_another_optimizer_stands_over_what_a_config_says_of_its_own() -> None:
+    config = Path(__file__).parents[1] / "configs/quickstart.toml"
+    with pytest.raises(UsageError, match="has betas, of which sgd makes no use"):
+        load_config(config, ["optimizer.name=sgd"])
+    told = load_config(config, [*_forgotten("sgd"), "optimizer.momentum=0.9", "optimizer.name=sgd"])
+    assert (told.settings.optimizer.name, told.settings.optimizer.momentum) == ("sgd", 0.9)
+    assert _forgotten(None) == []
+
+
+def test_where_a_trial_could_not_tell_only_the_state_of_adam_is_known(
+    answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(Path("flexvae.toml"))
+    unknown = replace(answer, measured=Trial(2, "killed", "cpu", 2**34), states=states_of(MIB, 10, adam=False))
+    assert document(config, unknown)["bytes"]["optimizer"] is None
+    print_answer(config, unknown)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["optimizer", "and", "other", "state", "unknown"] in rows
+
+
+def test_the_phase_that_was_looked_at_is_told(answer: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(Path("flexvae.toml"))
+    noted = replace(answer, measured=replace(answer.measured, note="the input is that of phase[0]"))
+    assert document(config, noted)["notes"] == ["the input is that of phase[0]"]
+    print_answer(config, noted)
+    assert "note: the input is that of phase[0]" in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture
@@ -201,6 +275,25 @@ def test_a_prediction_as_a_table(predicted: Forecast, capsys: pytest.CaptureFixt
         "largest batch that fits into 1.00 GiB: 31, with a margin; batch 32 does not fit so",
         "largest batch without one, where the allocator gives back what it holds: 40",
         "predicted, not measured: grade C, margin 6%",
+        "note: something is left out",
+    ]
+
+
+def test_what_was_asked_for_beside_is_told(predicted: Forecast, capsys: pytest.CaptureFixture[str]) -> None:
+    question = Question({}, "flexvae.toml", find_gpu("t4"), 2, 2**30, what_if=True, choose=True, resolution=True)
+    changes = (Change("--precision bf16", 44, 80 * MIB),)
+    more = {"recomputed": ("encoder.1",), "input": "3x64x64", "too_large_input": "3x72x72"}
+    print_forecast(question, replace(predicted, grade="E", changes=changes, **more), 0)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip(" ─")]
+    assert lines[-9:] == [
+        "largest input at batch 2: 3x64x64, with a margin; 3x72x72 does not fit so",
+        "what would help largest batch MiB at batch 2",
+        "as it is 31 100.0",
+        "--precision bf16 44 80.0",
+        "so that batch 2 fits:",
+        "[train]",
+        'activation_checkpointing = ["encoder.1"]',
+        "predicted, not measured: grade E, margin 8%",
         "note: something is left out",
     ]
 

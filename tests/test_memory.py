@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -21,8 +22,8 @@ from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.device import is_out_of_memory
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.memory import machine
-from flexvae_cli.engine.memory.answer import Answer, answer, fits
-from flexvae_cli.engine.memory.child import Request, Trial, _judged, run_trial
+from flexvae_cli.engine.memory.answer import LEAST_TIME, PATIENCE, Answer, answer, fits
+from flexvae_cli.engine.memory.child import ADDR_NO_RANDOMIZE, TIME_LIMIT, Request, Trial, _judged, run_trial
 from flexvae_cli.engine.memory.closed import States, states_of
 from flexvae_cli.engine.memory.search import MOST, PRECISION, Found, largest_batch
 from flexvae_cli.errors import DataError, Exit, FlexVAEError, ResourceError, UsageError
@@ -191,6 +192,19 @@ def test_the_error_of_a_child_is_the_one_of_its_exit_code(code: Exit, kind: type
     assert type(told.value) is kind
 
 
+def test_the_same_trial_gives_the_same_answer(config: Config, tmp_path: Path) -> None:
+    code = (
+        "import os; from flexvae_cli.engine.memory.child import _same_addresses as same\n"
+        "with same(): os.execvp('cat', ['cat', '/proc/self/personality'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    allowed = int(found, 16) & ADDR_NO_RANDOMIZE
+    if not allowed:
+        pytest.skip("this system always chooses addresses at random")
+    peaks = {run_trial(Request(config.document, "flexvae.toml", 4)).peak for _ in range(3)}
+    assert max(peaks) - min(peaks) < 8 * MIB
+
+
 def test_a_trial_takes_no_longer_than_it_may(config: Config) -> None:
     assert run_trial(Request(config.document, "flexvae.toml", 4), time_limit=0.2).outcome == "time"
 
@@ -251,6 +265,18 @@ def test_the_search_needs_few_trials_where_need_is_affine(base: int, slope: int,
     assert len(found.trials) <= 10  # mostly 4; of 60,000 drawn at random the worst took 9
 
 
+@pytest.mark.parametrize("known", [(40,), (42, 41), (90, 20, 60), (41, 42)])
+def test_the_search_goes_on_from_what_is_known(known: tuple[int, ...]) -> None:
+    def peak(batch: int) -> int:
+        return 900 + 100 * batch
+
+    run = trials_of(peak, 5000)
+    found = largest_batch(run, run(8), 5000, known=[run(batch) for batch in known])
+    assert found.largest == 41
+    assert found.beyond == run(42)
+    assert len(found.trials) <= len(known) + 6
+
+
 @given(
     st.lists(st.tuples(st.integers(1, MOST), st.integers(1, 10**6)), max_size=8), st.integers(1, 10**7), st.booleans()
 )
@@ -264,7 +290,7 @@ def test_the_search_ends_where_need_jumps(jumps: list[tuple[int, int]], memory: 
     assert len(found.trials) <= 40
 
 
-def ask(size: int, limit: int | None) -> Trial:
+def ask(size: int, limit: int | None, seconds: float = TIME_LIMIT) -> Trial:
     """Trials of a made-up net with 900 bytes of its own and 100 per sample, on a device of 5000 bytes."""
     trial = trials_of(lambda n: 900 + 100 * n, limit or 5000)(size)
     return replace(trial, available=5000, parameters=10, parameter_tensors=2)
@@ -293,15 +319,53 @@ def test_more_memory_than_there_is_cannot_be_tried(config: Config) -> None:
         answer(with_memory(config, 5001), 8, 10, ask)
 
 
+def test_a_search_among_slow_steps_comes_to_its_end(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 100)  # seconds pass by the hundred
+    monkeypatch.setattr("flexvae_cli.engine.memory.answer.time.monotonic", lambda: next(clock))
+    allowed = []
+
+    def slow(size: int, limit: int | None, seconds: float = TIME_LIMIT) -> Trial:
+        allowed.append(seconds)
+        return ask(size, limit) if size <= 30 else Trial(size, "time", "cpu", 5000)
+
+    result = answer(config, 8, 10, slow)
+    assert result.found.largest == 30
+    assert result.found.beyond == Trial(31, "time", "cpu", 5000)
+    assert allowed[:5] == [TIME_LIMIT, PATIENCE - 100, PATIENCE - 200, LEAST_TIME, LEAST_TIME]
+
+
 def test_a_trial_that_could_tell_nothing_is_an_error(config: Config) -> None:
     with pytest.raises(ResourceError, match=r"before it could measure anything \(killed\)"):
-        answer(config, 8, 10, lambda size, limit: Trial(size, "killed"))
+        answer(config, 8, 10, lambda size, limit, seconds=TIME_LIMIT: Trial(size, "killed"))
 
 
 def test_a_batch_that_the_search_left_open_is_tried(config: Config) -> None:
     states, first = States(0, 0, 0), ask(8, None)
     result = Answer(first, states, 5000, Found(30, ask(50, 5000), (first,)), None)
     assert [fits(result, n, ask) for n in (30, 40, 49, 50)] == [True, True, False, False]
+
+
+def test_what_took_too_long_is_not_said_to_need_too_much(config: Config) -> None:
+    late, first = Trial(50, "time", "cpu", 5000), ask(8, None)
+    result = Answer(first, States(0, 0, 0), 10_000, Found(30, late, (first,)), None)
+    tried = []
+
+    def patient(size: int, limit: int | None, seconds: float = TIME_LIMIT) -> Trial:
+        tried.append((size, limit, seconds))
+        return ask(size, limit) if size < 100 else Trial(size, "time", "cpu", 5000)
+
+    assert [fits(result, n, patient) for n in (30, 50, 92)] == [True, True, False]
+    assert tried == [(50, 10_000, TIME_LIMIT), (92, 10_000, TIME_LIMIT)]
+    with pytest.raises(ResourceError, match=r"whether batch 100 fits is not known: it took longer than 10 minutes"):
+        fits(result, 100, patient)
+
+
+def test_the_state_of_other_optimizers_is_not_guessed(config: Config) -> None:
+    def told(*overrides: str) -> int | None:
+        return answer(load_config(config.path, overrides), 8, 10, ask).states.optimizer
+
+    assert told() == told("optimizer.name=adam") == 88
+    assert told("optimizer.name=sgd") is told("ema.decay=0.9") is None
 
 
 def test_available_memory_is_the_least_of_machine_and_control_groups(

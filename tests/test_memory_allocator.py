@@ -148,3 +148,34 @@ def test_what_holds_whatever_is_taken(
 
 def test_a_replay_tells_the_peaks() -> None:
     assert replay([MIB, 30 * MIB], [0, 1, ~1, ~0]) == Replay(True, 32 * MIB, 31 * MIB, 0)
+
+
+# --------------------------------------------------------------------------------------------------- max_split_size_mb
+
+
+def test_chunks_above_the_split_size_are_neither_cut_nor_taken_for_little() -> None:
+    allocator = Allocator(split=64 * MIB)
+    huge = allocator.take(100 * MIB)
+    allocator.free(huge)
+    allocator.take(30 * MIB)
+    assert allocator.reserved == 130 * MIB  # the huge one stays as it is
+    again = allocator.take(90 * MIB)
+    assert (allocator.reserved, again.size) == (130 * MIB, 100 * MIB)  # taken whole: less than 20 MiB are wasted
+    allocator.free(again)
+    allocator.take(80 * MIB)
+    assert allocator.reserved == 210 * MIB
+
+
+def test_chunks_above_the_split_size_are_given_back_first() -> None:
+    allocator = Allocator(limit=200 * MIB, split=64 * MIB)
+    kept = allocator.take(30 * MIB)
+    huge = allocator.take(100 * MIB)
+    allocator.free(kept)
+    allocator.free(huge)
+    allocator.take(150 * MIB)
+    assert (allocator.retries, allocator.reserved) == (1, 150 * MIB)  # both had to go
+    roomy = Allocator(limit=300 * MIB, split=64 * MIB)
+    for chunk in [roomy.take(size * MIB) for size in (30, 100, 150)]:
+        roomy.free(chunk)
+    roomy.take(70 * MIB)
+    assert roomy.reserved == 30 * MIB + 150 * MIB + 70 * MIB  # the smallest that is enough went

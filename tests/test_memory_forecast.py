@@ -11,9 +11,16 @@ import pytest
 import torch
 from learners import plan_for
 
-from flexvae_cli.engine.memory.devices import CONTEXT, GPUS, Gpu, find_gpu
-from flexvae_cli.engine.memory.forecast import MARGIN, Forecast, Question, forecast, require_precision, usable
-from flexvae_cli.engine.memory.forecaster import Followed, predict
+from flexvae_cli.config.loading import merged
+from flexvae_cli.engine.memory import scaling
+from flexvae_cli.engine.memory.allocator_settings import allocator_settings
+from flexvae_cli.engine.memory.changes import choices_for
+from flexvae_cli.engine.memory.child import Request, run_trial
+from flexvae_cli.engine.memory.choosing import choose, with_recomputed
+from flexvae_cli.engine.memory.devices import CONTEXT, GPUS, NCCL, Gpu, find_gpu
+from flexvae_cli.engine.memory.following import Followed
+from flexvae_cli.engine.memory.forecast import Forecast, Question, forecast, require_precision, usable
+from flexvae_cli.engine.memory.forecaster import predict
 from flexvae_cli.engine.memory.workspace import Libraries, convolution_workspace
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
@@ -56,6 +63,7 @@ def test_the_table_is_sane() -> None:
 
 def test_cuda_takes_its_own_part() -> None:
     assert usable(T4, None) == T4.total - CONTEXT
+    assert usable(T4, None, processes=2) == T4.total - CONTEXT - NCCL
     assert usable(T4, 2**30) == 2**30
     with pytest.raises(ResourceError, match=r"20\.00 GiB are more than t4 has"):
         usable(T4, 20 * 2**30)
@@ -125,11 +133,13 @@ def test_the_largest_batch_is_one_that_was_followed(asked: Question, found: Fore
     followed = Followed(asked)
     reserved = {n: followed.replayed(n).reserved for n in (found.safe, found.too_large, found.limit)}
     assert found.too_large is not None
-    assert reserved[found.safe] * (1 + MARGIN) <= asked.memory < reserved[found.too_large] * (1 + MARGIN)
+    margin = 1 + found.margin
+    assert reserved[found.safe] * margin <= asked.memory < reserved[found.too_large] * margin
     assert found.safe < found.too_large <= found.safe + max(1, found.too_large // 64)
     assert found.safe <= found.limit
     assert followed.replayed(found.limit, asked.memory).fits
     assert found.asserted_fits is (found.safe >= 400)
+    assert found.evaluations <= 8  # one of them is the asserted batch
 
 
 def test_expandable_segments_hold_less_where_much_is_held(asked: Question) -> None:
@@ -157,6 +167,40 @@ def test_precision_and_layout_are_those_of_the_gpu(tmp_path: Path) -> None:
         require_precision("tf32", T4)
 
 
+def test_a_net_that_is_not_of_images_alone_stays_contiguous(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text(json.dumps(["C2d_3_32_4_4", "Swin_32_4_window-size=4", "C2d_32_4_1"]))
+    for train in ({}, {"precision": "bf16", "layout": "contiguous"}):
+        followed = Followed(question(tmp_path, train=train))
+        assert not followed.of_images
+        assert "--channels-last" not in [choice.options for choice in choices_for(followed)]
+    assert Followed(question(tmp_path)).replayed(1).fits
+
+
+def test_what_helps_in_training_is_not_offered_elsewhere(tmp_path: Path) -> None:
+    asked = replace(question(tmp_path, train={"precision": "fp32"}), mode="decode")
+    assert [choice.options for choice in choices_for(Followed(asked))] == ["--allocator expandable"]
+
+
+@pytest.mark.parametrize("mode", ["infer", "encode", "decode"])
+def test_what_uses_a_trained_net_takes_nothing_from_train(tmp_path: Path, mode: Any) -> None:
+    other = {"fuse": "on", "layout": "channels-last", "norm_dtype": "input", "activation_checkpointing": "blocks"}
+    peaks = [
+        Followed(replace(question(tmp_path, train={"precision": "bf16", **table}), mode=mode)).at(8).peak
+        for table in ({}, other)
+    ]
+    assert peaks[0] == peaks[1]
+
+
+def test_the_phase_with_the_largest_input_is_the_one_that_is_followed(tmp_path: Path) -> None:
+    phases = [{"start": 10, "input": "3x64x64"}, {"start": 20, "input": "3x48x48"}]
+    growing, large = question(tmp_path, phase=phases), question(tmp_path, data={"input": "3x64x64"})
+    followed = Followed(growing)
+    assert followed.at(2).peak.bytes == Followed(large).at(2).peak.bytes
+    assert followed.notes == ["the input is that of phase[0], the largest of all phases: 3x64x64"]
+    trial = run_trial(Request(growing.document, growing.config, 1))
+    assert (trial.outcome, trial.note) == ("done", followed.notes[0])
+
+
 def test_half_precision_and_norms_in_it_take_less(tmp_path: Path) -> None:
     tables = ({"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "norm_dtype": "input"})
     peaks = [Followed(question(tmp_path, train=table)).at(16).peak.bytes for table in tables]
@@ -182,3 +226,96 @@ def test_what_is_wrong_with_the_structures_comes_back(tmp_path: Path) -> None:
 def test_a_prediction_takes_no_longer_than_it_may(tmp_path: Path) -> None:
     with pytest.raises(FlexVAEError, match="the prediction took too long"):
         forecast(question(tmp_path), time_limit=0.2)
+
+
+def test_a_net_that_goes_other_ways_at_other_batches_is_followed_at_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aimed = scaling.largest(Followed(question(tmp_path, memory=32 * MIB)))
+    monkeypatch.setattr(scaling, "_alike", lambda *_: False)
+    assert scaling.largest(Followed(question(tmp_path, memory=32 * MIB))) == aimed
+
+
+def test_what_would_help_is_what_each_choice_gives(tmp_path: Path) -> None:
+    asked = replace(question(tmp_path, memory=24 * MIB, train={"precision": "fp32", "batch_size": 2}), what_if=True)
+    changes = {change.options: change for change in predict(asked).changes}
+    assert list(changes) == [
+        "--allocator expandable",
+        "--precision bf16",
+        "--precision bf16 --norm-dtype input",
+        "--checkpointing blocks",
+        "--allocator expandable --precision bf16 --norm-dtype input --checkpointing blocks",
+    ]
+    blocks = {"train": {"activation_checkpointing": "blocks"}}
+    alone = predict(replace(asked, document=merged(asked.document, blocks), what_if=False))
+    change = changes["--checkpointing blocks"]
+    assert (change.largest, change.reserved) == (alone.safe, alone.reserved)
+    assert changes["--allocator expandable"].reserved <= Followed(asked).replayed(asked.batch).reserved
+
+
+def test_more_micro_batches_help_where_one_does_not_fit(tmp_path: Path) -> None:
+    asked = question(tmp_path, memory=96 * MIB, train={"precision": "fp32", "batch_size": 400})
+    last = predict(replace(asked, batch=400, what_if=True)).changes[-1]
+    parts = int(last.options.removeprefix("--accumulate "))
+    assert last.largest >= -(-400 // parts)
+    assert parts > 1
+
+
+def test_as_few_blocks_are_recomputed_as_let_the_batch_fit(tmp_path: Path) -> None:
+    asked = question(tmp_path, batch=2048)
+    needs = [Followed(with_recomputed(asked, entries)).safe(2048).peak for entries in ((), ("encoder.1",))]
+    assert choose(replace(asked, memory=max(needs))) == ()
+    ranked = choose(replace(asked, memory=1))  # nothing is enough
+    assert sorted(ranked) == ["decoder.1", "encoder.1"]
+    assert Followed(with_recomputed(asked, ranked[:1])).safe(2048).peak < needs[0]
+    chosen = choose(replace(asked, memory=Followed(with_recomputed(asked, ranked[:1])).safe(2048).peak))
+    assert chosen == ranked[:1]
+
+
+def test_processes_pack_gradients_beside_the_net(tmp_path: Path) -> None:
+    alone, four = (Followed(replace(question(tmp_path), processes=n)) for n in (1, 4))
+    weights = alone.parts(2)["parameters"]
+    packed, none = ([b.bytes for b in f.at(2).blocks if b.operation == "aten.cat.default"] for f in (four, alone))
+    assert weights in packed
+    assert weights not in none
+    assert alone.at(2).peak.bytes <= four.at(2).peak.bytes
+    assert four.notes
+
+
+def test_the_largest_input_fits_and_the_next_does_not(tmp_path: Path) -> None:
+    asked = replace(question(tmp_path, memory=128 * MIB), resolution=True)
+    found = predict(asked)
+    sizes = [int(text.rpartition("x")[2]) for text in (found.input, found.too_large_input)]
+    assert 0 < sizes[1] - sizes[0] <= max(4, sizes[1] // 64)
+    assert not sizes[0] % 4  # what the net takes
+
+    def needs(size: int) -> int:
+        document = merged(asked.document, {"data": {"input": f"3x{size}x{size}"}})
+        return Followed(replace(asked, document=document)).safe(asked.batch).peak
+
+    assert needs(sizes[0]) <= asked.memory < needs(sizes[1])
+
+
+# ---------------------------------------------------------------------------------------------------- the environment
+
+
+def test_the_allocator_is_read_from_the_environment() -> None:
+    assert allocator_settings({}) == {"allocator": "default", "split": None}
+    both = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}
+    assert allocator_settings(both) == {"allocator": "expandable", "split": None}
+    del both["PYTORCH_ALLOC_CONF"]
+    assert allocator_settings(both) == {"allocator": "default", "split": 64 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("max_split_size_mb:128,expandable_segments:True", "together leak what they reserve"),
+        ("expandable_segments:yes", "wants True or False, not 'yes'"),
+        ("max_split_size_mb:8", "wants MiB, more than 20, not '8'"),
+        ("backend:cudaMallocAsync", "'backend' is not replayed"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        allocator_settings({"PYTORCH_ALLOC_CONF": value})

@@ -109,13 +109,20 @@ def test_recomputing_never_keeps_more(tmp_path: Path, ways: Ways) -> None:
 
 
 def test_layers_and_the_peak_have_their_place(tmp_path: Path) -> None:
-    tracker = dry_step(plan_of(tmp_path, {}), 4)
+    tracker = dry_step(plan_of(tmp_path, {"train": {"fuse": "off"}}), 4)
     assert (tracker.peak.stage, tracker.peak.layer) == ("backward", "decoder.3")
     assert tracker.peak.operation == "aten.convolution_backward.default"
     kept = by_layer(tracker.held_at(tracker.peak.event))
     assert {"encoder.0", "encoder.1", "bottleneck", "decoder.0", "decoder.2"} <= kept.keys()
     assert kept["decoder.2"] == 4 * 32 * 32 * 32 * 4  # the upsampled map
     assert not tracker.layers
+
+
+def test_what_computes_as_one_is_followed_as_one(tmp_path: Path) -> None:
+    fused, plain = (dry_step(plan_of(tmp_path, {"train": {"fuse": each}}), 4) for each in ("auto", "off"))
+    kept = by_layer(fused.held_at(fused.peak.event))
+    assert "decoder.2" not in kept  # its map is never made
+    assert fused.peak.bytes < plain.peak.bytes
 
 
 @pytest.mark.parametrize("mode", ["infer", "encode", "decode"])
@@ -166,7 +173,7 @@ class Looking(nn.Module):
 def test_a_layer_that_looks_at_numbers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Upsample, "forward", Looking.forward)
     with pytest.raises(UsageError, match=r"decoder\.2: cannot be followed without computing") as info:
-        dry_step(plan_of(tmp_path, {}), 1)
+        dry_step(plan_of(tmp_path, {"train": {"fuse": "off"}}), 1)
     assert "--probe always" in info.value.problems[0].hint
 
 

@@ -48,7 +48,7 @@ def latents_in(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_normalized_channel_has_the_mean_and_deviation_taken_out():
     found = Normalization.of(STATISTICS, 2, "here")
-    raw = torch.tensor([[[2.5]], [[0.0]]])
+    raw = torch.tensor([[[[2.5]], [[0.0]]]])
     assert found.normalized(raw).flatten().tolist() == [1.0, 1.0]
     assert found.raw(found.normalized(raw)).flatten().tolist() == [2.5, 0.0]
 
@@ -103,7 +103,8 @@ def test_raw_latents_say_so_in_every_file(flexvae, tiny_model, photos, tmp_path)
     for file in manifest_in(folder)["files"]:
         with safe_open(folder / file["path"], "pt") as content:
             about = json.loads(content.metadata()["flexvae"])
-        assert about == {"weights_hash": manifest_in(folder)["model"]["weights_hash"], "latents": "raw"}
+        weights_hash = manifest_in(folder)["model"]["weights_hash"]
+        assert about == {"weights_hash": weights_hash, "latents": "raw", "value": "moments"}
 
 
 @pytest.mark.parametrize("layout", ["shards", "files"])

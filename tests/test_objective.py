@@ -165,7 +165,7 @@ def test_samples_that_lpips_cannot_take(config, tmp_path, shape, net, what):
     assert any(what in text for text in refused(config(lines, f"data.input={shape}")))
 
 
-@pytest.mark.parametrize("name", ["ssim", "msssim", "ffl", "lpips"])
+@pytest.mark.parametrize("name", ["ffl", "lpips"])
 def test_losses_of_images_take_no_volumes(config, tmp_path, name):
     (tmp_path / "w.safetensors").write_text("")
     weights = 'weights = "w.safetensors"' if name == "lpips" else ""
@@ -173,6 +173,28 @@ def test_losses_of_images_take_no_volumes(config, tmp_path, name):
     assert any(f"loss.term[0]: {name} works on 2-D data; the input is 3x32x32x32" in text for text in found)
     problems = refused(config('[[loss.term]]\nname = "gradient"\n[[loss.term]]\nname = "fft"', "data.input=3x32x32x32"))
     assert not any("loss.term" in text for text in problems)
+
+
+@pytest.mark.parametrize("name", ["ssim", "msssim"])
+def test_structural_similarity_is_of_images_and_volumes(config, name):
+    found = refused(config(f'[[loss.term]]\nname = "{name}"\nwindow_size = 3', "data.input=3x256"))
+    assert any(f"loss.term[0]: {name} works on 2-D and 3-D data; the input is 3x256" in text for text in found)
+    found = refused(config(f'[[loss.term]]\nname = "{name}"\nwindow_size = 3', "data.input=3x64x64x64"))
+    assert not any("loss.term" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("table", "size", "what"),
+    [
+        ('name = "stft"', "1x512", "wants more than 512 samples, half of its window; the input is 1x512"),
+        ('name = "stft"\nwindows = [8, 64]', "1x512", "wants windows of at least 16 samples, not 8"),
+        ('name = "stft"', "3x32x32", "stft works on 1-D data; the input is 3x32x32"),
+        ('name = "mel"\nmels = 400', "1x4096", "has 400 mels, too many for a window of 1024 at a rate of 16000"),
+    ],
+)
+def test_spectral_losses_say_what_they_want(config, table, size, what):
+    found = refused(config(f"[[loss.term]]\n{table}", f"data.input={size}"))
+    assert any(what in text for text in found)
 
 
 def test_a_window_larger_than_the_input_names_the_switch(config):

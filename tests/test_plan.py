@@ -72,8 +72,8 @@ def test_bce_makes_the_output_logits(config):
             ["loss.ssim_metrics=true", "data.input=3x8x8"],
             "loss.ssim_metrics: ssim wants sides of at least 11 pixels; the input is 3x8x8",
         ),
-        (["data.input=3x32"], "data.input: images are channels x height x width"),
-        (["data.input=5x32x32"], "images have 1 to 4 channels"),
+        (["data.input=3x32", "data.source=builtin:scenery"], "data.input: images are channels x height x width"),
+        (["data.input=5x32x32", "data.source=builtin:scenery"], "images have 1 to 4 channels"),
         (["data.resize=none", "data.min_size=16"], "data.min_size 16 is below the input"),
         (
             ["plugins.prefer={C2d='flexvae-layers-none'}"],
@@ -100,7 +100,7 @@ def test_problems_of_both_structures_and_the_loss_come_at_once(config, tmp_path)
     (tmp_path / "e.json").write_text('["Foo"]')
     (tmp_path / "d.json").write_text('["Bar"]')
     with pytest.raises(UsageError) as caught:
-        make_plan(config("loss.reconstruction=nix", "data.input=9x32x32"))
+        make_plan(config("loss.reconstruction=nix", "data.input=9x32x32", "data.source=builtin:scenery"))
     assert len(caught.value.problems) == 4
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from flexvae_cli.config import load_config
 from flexvae_cli.net import make_net
 from flexvae_cli.plugins import installed
 from flexvae_cli.structure import read_structure
@@ -42,9 +43,10 @@ PUBLISHED = {
     "dc-ae-f32c32": Published(123_172_384, 200_184_076, (32, 8, 8), (32, 8, 8)),
     "dc-ae-f32c32-sana": Published(153_027_104, 159_223_171, (32, 8, 8), (32, 8, 8)),
     "oobleck-f2048c64": Published(77_989_888, 78_122_626, (128, 32), (64, 32), (2, 65_536)),
+    "monai-3d": Published(6_551_259, 7_214_989, (6, 20, 28, 20), (3, 20, 28, 20), (1, 160, 224, 160)),
 }
 IMAGES = [name for name, published in PUBLISHED.items() if published.sample == IMAGE]
-# Whole models, as diffusers counts them; that of VQGAN without its codebook of 16,384 x 256.
+# Whole models, as diffusers (MONAI for its own) counts them; that of VQGAN without its codebook of 16,384 x 256.
 TOTALS = {
     "sd-kl-f8": 83_653_863,
     "ldm-kl-f4c3": 55_312_063,
@@ -57,6 +59,7 @@ TOTALS = {
     "dc-ae-f32c32": 323_356_460,
     "dc-ae-f32c32-sana": 312_250_275,
     "oobleck-f2048c64": 156_112_514,
+    "monai-3d": 13_766_248,
 }
 
 
@@ -93,7 +96,7 @@ def test_encoder_and_decoder_of_a_preset_are_an_autoencoder(name: str) -> None:
     published, registry = PUBLISHED[name], installed().registry
     parts = [read_structure(STRUCTURES / f"{name}-{part}.json", registry) for part in ("encoder", "decoder")]
     bottleneck = "None" if published.gives == published.takes else "KL"
-    sample = (3, 64, 96) if name in IMAGES else (2, 4096)
+    sample = (3, 64, 96) if name in IMAGES else (2, 4096) if len(published.sample) == 2 else (1, 32, 40, 24)
     net = make_net(parts[0], bottleneck, parts[1], sample, registry, None)
     net.checked()
     assert net.parameters == TOTALS[name]
@@ -101,9 +104,10 @@ def test_encoder_and_decoder_of_a_preset_are_an_autoencoder(name: str) -> None:
     assert net.fitting(tuple(n - 1 for n in sample[1:])) == sample[1:]
 
 
-def test_every_pair_of_structure_files_is_a_published_one() -> None:
+def test_every_pair_of_structure_files_is_a_published_one_or_that_of_a_config() -> None:
     pairs = {path.stem.removesuffix("-encoder") for path in STRUCTURES.glob("*-encoder.json")}
-    assert pairs - {"quickstart", "sharper"} == set(PUBLISHED)
+    encoders = [load_config(path).settings.model.encoder for path in (ROOT / "configs").glob("*.toml")]
+    assert pairs - {path.stem.removesuffix("-encoder") for path in encoders} == set(PUBLISHED)
 
 
 def test_the_page_on_presets_says_what_the_files_are() -> None:

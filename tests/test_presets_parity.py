@@ -1,6 +1,6 @@
-"""The presets compute what diffusers computes with the same weights.
+"""The presets compute what diffusers and MONAI compute with the same weights.
 
-Runs where diffusers is installed; the models of 70 million parameters and more take part in `make nightly` alone.
+Runs where these are installed; the models of 70 million parameters and more take part in `make nightly` alone.
 """
 
 from __future__ import annotations
@@ -155,3 +155,41 @@ def test_a_preset_is_the_published_model(name: str) -> None:
         assert expected.std() > 0.01
         largest = expected.abs().max() if name.startswith("dc-ae") else 1  # its outputs reach 10
         assert (computed - expected).abs().max() <= 1e-5 * max(1, largest), part
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_the_preset_for_volumes_is_the_published_model() -> None:
+    nets = pytest.importorskip("monai.networks.nets", reason="compares with MONAI")
+    torch.manual_seed(0)
+    model = nets.AutoencoderKL(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        latent_channels=3,
+        channels=[64, 128, 128, 128],
+        num_res_blocks=2,
+        norm_num_groups=32,
+        norm_eps=1e-6,
+        attention_levels=[False] * 4,
+        with_encoder_nonlocal_attn=False,
+        with_decoder_nonlocal_attn=False,
+    ).eval()
+    x, z = torch.rand(1, 1, 16, 24, 8) * 2 - 1, torch.randn(1, 3, 2, 3, 1)
+    mean, log_variance = model.quant_conv_mu, model.quant_conv_log_sigma
+    joined = nn.Conv3d(3, 6, 1)  # two convolutions of one input
+    joined.load_state_dict(
+        {key: torch.cat([part.conv.state_dict()[key] for part in (mean, log_variance)]) for key in ("weight", "bias")}
+    )
+
+    def decoded(latent: Tensor) -> Tensor:
+        return model.decoder(model.post_quant_conv(latent))
+
+    for part, run, given in (("encoder", lambda v: joined(model.encoder(v)), x), ("decoder", decoded, z)):
+        ours = build_sequence(read_structure(STRUCTURES / f"monai-3d-{part}.json", installed().registry).expanded())
+        sources = in_order_of_use(model, lambda run=run, given=given: run(given))
+        sources += [joined] * (part == "encoder")
+        copy_weights(sources, in_order_of_use(ours.eval(), lambda ours=ours, given=given: ours(given)))
+        expected, computed = run(given), ours(given)
+        assert expected.std() > 0.01
+        assert (computed - expected).abs().max() <= 1e-5 * max(1, expected.abs().max()), part

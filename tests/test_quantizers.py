@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from learners import learner_for, plan_for, samples, state_of
 from PIL import Image
 
+from flexvae_cli import load_model
 from flexvae_cli.api import LayerSpec
 from flexvae_cli.engine.bottlenecks.quantized import QuantizedBottleneck, QuantizedEntry
 from flexvae_cli.engine.build import build_vae
@@ -17,10 +19,23 @@ from flexvae_cli.engine.data.images import to_tensor
 from flexvae_cli.engine.evaluation.rate import bits_of
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.parts import restore_parts
+from flexvae_cli.engine.scalars import line
 from flexvae_cli.plugins import installed
 
 SCENERY = Path(__file__).parents[1] / "flexvae_cli/assets/scenery/train"
 QUICK = {"optimizer": {"lr": 3e-3}}
+EVERY = [  # of four channels
+    "VQ_8_4",
+    "VQ_8_4_cosine=true_rotation=true",
+    "RVQ_8_4_2_dropout=0.5",
+    "RVQ_8_4_1_2",
+    "SimVQ_8_4",
+    "FSQ_5.5.5.5",
+    "RFSQ_5.5.5.5_2_dropout=0.5",
+    "LFQ_4",
+    "BSQ_4",
+    "FQ_4",
+]
 
 
 def net(folder: Path, channels: int, bottleneck: str, inside: str = "") -> dict:
@@ -42,6 +57,16 @@ def photos() -> torch.Tensor:
         with Image.open(path) as image:
             images.append(to_tensor(np.asarray(image.convert("RGB").resize((96, 96)))))
     return torch.stack(images)
+
+
+@pytest.fixture
+def photos_folder(tmp_path: Path) -> Path:
+    """Three small photographs."""
+    (tmp_path / "few").mkdir()
+    for path in sorted(SCENERY.iterdir())[:3]:
+        with Image.open(path) as image:
+            image.convert("RGB").resize((32, 24)).save(tmp_path / "few" / f"{path.stem}.png")
+    return tmp_path / "few"
 
 
 def crops(photos: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -106,22 +131,96 @@ def test_activations_that_are_computed_again_count_once(tmp_path):
     assert states[0][1][3].keys() == states[1][1][3].keys()
 
 
-@pytest.mark.parametrize("bottleneck", ["VQ_8_4", "RVQ_8_4_2_dropout=0.5", "SimVQ_8_4", "FQ_4"])
-def test_a_restored_learner_goes_on_bit_by_bit(tmp_path, bottleneck):
-    tables = {"model": net(tmp_path / "net", 4, bottleneck, "VQ_8_4")}
+@pytest.mark.parametrize("code", EVERY)
+def test_a_restored_learner_goes_on_bit_by_bit(tmp_path, code):
+    tables = {"model": net(tmp_path / "net", 4, code, code), "ema": {"decay": 0.9}}
     through = learner_for(tmp_path, **tables)
     for step in range(3):
         through.step(step, samples().split(3))
-    saved = state_of(through)
-    for step in range(3, 6):
-        through.step(step, samples().split(3))
+    weights, training = ({k: v.clone() for k, v in each.items()} for each in (through.weights(), through.tensors()))
+    told = [through.step(step, samples().split(3)) for step in range(3, 6)]
     resumed = learner_for(tmp_path, **tables)
-    resumed.vae.load_state_dict({name: saved.pop(name) for name in resumed.vae.state_dict()})
-    restore_parts(resumed.parts(), saved, tmp_path)
-    for step in range(3, 6):
-        resumed.step(step, samples().split(3))
+    resumed.vae.load_state_dict(weights)
+    restore_parts(resumed.parts(), training, tmp_path)
+    again = [resumed.step(step, samples().split(3)) for step in range(3, 6)]
     there, here = state_of(through), state_of(resumed)
+    assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in there)
+    assert all(torch.equal(x[name], y[name]) for x, y in zip(told, again, strict=True) for name in x)
+
+
+def test_every_quantizer_is_in_the_matrix():
+    quantizers = {entry.spec.name for entry in installed().registry.all("layer") if entry.spec.quantizes}
+    assert quantizers == {code.partition("_")[0] for code in EVERY}
+
+
+def test_a_pattern_freezes_a_codebook_that_has_no_parameters(tmp_path):
+    model = net(tmp_path / "net", 4, "VQ_8_4", "FQ_8")
+    phases = {"train": {"freeze": []}, "phase": [{"start": 2, "freeze": ["bottleneck*", "encoder.3.*"]}]}
+    learner = learner_for(tmp_path, model=model, **phases)
+    for step in range(2):
+        learner.step(step, [samples()])
+    before, told = state_of(learner), learner.step(2, [samples()])
+    learner.step(3, [samples()])
+    after = state_of(learner)
+    stopped = [name for name in after if name.startswith(("bottleneck.", "encoder.3."))]
+    assert stopped
+    assert all(torch.equal(before[name], after[name]) for name in stopped)
+    assert "bottleneck.usage" in told
+    assert "bottleneck.revived" not in told
+    assert not torch.equal(before["encoder.6.weight"], after["encoder.6.weight"])
+    assert learner.vae.encoder.training
+    assert not learner.vae.encoder[3].training
+
+
+def test_a_pattern_may_name_one_codebook(tmp_path):
+    freeze = {"train": {"freeze": ["bottleneck.quantizer.codebooks.0.codes"]}}
+    learner = learner_for(tmp_path, model=net(tmp_path / "net", 4, "RVQ_8_4_2_from-data=false"), **freeze)
+    before = state_of(learner)
+    learner.step(0, [samples()])
+    after, codes = state_of(learner), "bottleneck.quantizer.codebooks.{}.codes"
+    assert torch.equal(before[codes.format(0)], after[codes.format(0)])
+    assert not torch.equal(before[codes.format(1)], after[codes.format(1)])
+
+
+def test_dead_codes_are_revived_and_told(tmp_path):
+    learner = learner_for(tmp_path, model=net(tmp_path / "net", 4, "VQ_64_4_from-data=false_decay=0.5"))
+    x = torch.zeros(4, 3, 16, 16)  # all positions alike: one code is used, 63 starve
+    told = [learner.step(step, [x])["bottleneck.revived"].item() for step in range(8)]
+    assert told[0] == 0
+    assert sum(told) >= 63
+    assert "bottleneck (usage " in line({"loss": 1.0, "bottleneck.usage": 0.5, "bottleneck.revived": 63.0})
+    assert "revived" not in line({"loss": 1.0, "bottleneck.usage": 0.5, "bottleneck.revived": 0.0})
+
+
+def test_stats_count_the_codes_of_a_data_set(make_model, flexvae, photos_folder, tmp_path):
+    encoder = ["C2d_3_4_4_4", "RVQ_8_4_2", "C2d_4_2_1"]
+    path = make_model(tmp_path / "run", encoder=encoder, bottleneck="FSQ_5.3", decoder=["UpS_4", "C2d_2_3_1"])
+    ended = flexvae("stats", path, photos_folder, "--workers", 0, "--json")
+    assert ended.exit_code == 0, ended.stderr
+    inner, outer = json.loads(ended.stdout)["quantizers"]
+    model = load_model(path)
+    seen = {}
+    model.vae.encoder[1].quantizer.register_forward_hook(lambda _, __, out: seen.setdefault("inner", []).append(out))
+    model.vae.bottleneck.quantizer.register_forward_hook(lambda _, __, out: seen.setdefault("outer", []).append(out))
+    with torch.inference_mode():
+        for image in sorted(photos_folder.iterdir()):
+            model.encode(model.preprocess(Image.open(image))[None])
+    for found, name, books, codes in ((inner, "inner", 2, 8), (outer, "outer", 1, 15)):
+        indices = torch.cat([each.indices.transpose(0, 1).flatten(1) for each in seen[name]], dim=1)
+        counts = torch.stack([torch.bincount(book, minlength=codes) for book in indices]).double()
+        share = counts / counts.sum(1, keepdim=True)
+        entropy = torch.special.entr(share).sum(1) / math.log(2)
+        assert (found["codebooks"], found["codes"]) == (books, codes)
+        assert found["usage"] == pytest.approx((counts > 0).double().mean().item())
+        assert found["entropy"] == pytest.approx(entropy.mean().item())
+        assert found["perplexity"] == pytest.approx(entropy.exp2().mean().item())
+    assert [inner["place"], outer["place"]] == ["encoder.1", "bottleneck"]
+    rates = json.loads(flexvae("eval", path, photos_folder, "--workers", 0, "--json").stdout)["totals"]["rate"]
+    assert rates["min"] == rates["max"] == pytest.approx(math.log2(15) / 16)  # one index for every 4x4 pixels
+    said = flexvae("stats", path, photos_folder, "--workers", 0).stdout
+    assert "encoder.1: " in said
+    assert "2 codebooks of 8 codes used" in said
 
 
 def test_how_a_batch_is_cut_does_not_move_the_codebook(tmp_path):

@@ -77,7 +77,10 @@ def test_a_rule_that_cannot_be_made_is_told_with_everything_else_that_is_wrong(r
     with pytest.raises(UsageError) as caught:
         parse_structure(["Foo", "Fine_3"], registry_of(rule), "net.json")
     first, second = caught.value.problems
-    assert (first.where, first.what) == ("net.json[0]", f"the trace rule of Foo ({__name__}) fails: {BEFORE[rule]}")
+    # what it raised is told with file and line; what it made instead of a rule has none
+    where = f" ({__file__}:{rule.__code__.co_firstlineno + 1})" if rule is no_rule_at_all else ""
+    told = f"the trace rule of Foo ({__name__}) fails: {BEFORE[rule]}{where}"
+    assert (first.where, first.what) == ("net.json[0]", told)
     assert second.where == "net.json[1]"
 
 

@@ -135,7 +135,12 @@ def children_of(pid: int) -> list[str]:
         ({}, ["--set", "train.batch=4"], 2, "did you mean train.batch_size?"),
         ({}, ["--set", "data.source=nowhere"], 3, "error: data.source: no such folder: "),
         ({}, ["--set", "data.source=builtin:scnery"], 3, "did you mean 'builtin:scenery'"),
-        ({"photos/readme.txt": "no image"}, ["--set", "data.source=photos"], 3, "data.source: no images in photos"),
+        (
+            {"photos/readme.txt": "no image"},
+            ["--set", "data.source=photos"],
+            3,
+            "data.source: nothing to read in photos",
+        ),
         ({}, ["--set", "train.device=cuda:7"], 2, "train.device: 'cuda:7' is not on this machine"),
         ({"e.json": '["C2d_3_32_4_4", "VAERB_64_64", "C2d_32_8_1"]'}, [], 2, "VAERB_64_64 takes 64 channels"),
         ({"e.json": "[]"}, [], 2, "e.json: an empty list"),

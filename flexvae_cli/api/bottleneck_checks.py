@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flexvae_cli.api.checks import Case, Check, Wrong, figures
+from flexvae_cli.api.checks import Case, Check, Wrong, figures, meta
 from flexvae_cli.api.results import Encoded, Gaussian
+from flexvae_cli.api.state_checks import global_state, seeding
 from flexvae_cli.api.trace import text
 
 
@@ -83,4 +84,7 @@ BOTTLENECK_CHECKS: dict[str, Check] = {
     "gradient": _gradient,
     "evaluation": _evaluation,
     "sample": _sample,
+    "global state": global_state,
+    "seeding": seeding,
+    "meta device": meta,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flexvae_cli.api.docstring import Example
 from flexvae_cli.api.results import Encoded
 from flexvae_cli.api.spec import LayerSpec
+from flexvae_cli.api.state_checks import global_state, seeding
 from flexvae_cli.api.trace import Shape, Step, text
 
 if TYPE_CHECKING:
@@ -60,19 +60,6 @@ def _in_its_place(quantizer: nn.Module, kind: str) -> nn.Module:
             return y.x + (y.loss - y.loss.detach())  # adds 0, and the gradients of the loss
 
     return Entry()
-
-
-def switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """The global switches of torch that a layer might move: how to read and how to set each."""
-    import torch
-
-    return {
-        "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-        "default device": (torch.get_default_device, torch.set_default_device),
-        "number of threads": (torch.get_num_threads, torch.set_num_threads),
-        "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-        "deterministic mode": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    }
 
 
 def _output(case: Case) -> Wrong:
@@ -148,17 +135,6 @@ def _randomness(case: Case) -> Wrong:
         yield "in evaluation it draws random numbers"
 
 
-def _global_state(case: Case) -> Wrong:
-    x, filters = case.sample(), list(warnings.filters)
-    before = {name: read() for name, (read, _) in switches().items()}
-    case.module().train()(x)
-    for name, (read, _) in switches().items():
-        if read() != before[name]:
-            yield f"it changes torch's {name} from {before[name]} to {read()}"
-    if list(warnings.filters) != filters:
-        yield "it changes the warning filters"
-
-
 def _bfloat16(case: Case) -> Wrong:
     import torch
 
@@ -170,13 +146,15 @@ def _bfloat16(case: Case) -> Wrong:
             yield f"in {mode}, as bfloat16, its output is not finite"
 
 
-def _meta(case: Case) -> Wrong:
+def meta(case: Case) -> Wrong:
+    """The layer, or the latent of the bottleneck, on torch's meta device, unless the spec says that it cannot."""
     import torch
 
     if not case.spec.meta:
         return
     with torch.device("meta"):
         y = case.module()(case.sample())
+    y = y.z if isinstance(y, Encoded) else y
     if y.device.type != "meta" or tuple(y.shape[1:]) != case.example.gives:
         yield f"on the meta device it gives {text(tuple(y.shape[1:]))} on {y.device}"
 
@@ -235,7 +213,8 @@ CHECKS: dict[str, Check] = {
     "state dict": _state_dict,
     "samples of a batch": _samples,
     "randomness": _randomness,
-    "global state": _global_state,
+    "global state": global_state,
+    "seeding": seeding,
     "bfloat16": _bfloat16,
-    "meta device": _meta,
+    "meta device": meta,
 }

@@ -12,6 +12,8 @@ from flexvae_cli.api.trace import Shape
 
 SIDES = (32, 192)
 """Sides of the samples that a loss is tried on; the first that it takes counts."""
+LONG = 4096
+"""Signals are tried at this length too: a window of a spectrogram has a thousand of their samples."""
 FALL = 1e-2  # length of the step against the gradient, for leaves of a few thousand numbers around 1
 
 Loss = Callable[[Batch], Any]
@@ -33,8 +35,8 @@ def shape_for(spec: Spec, values: dict[str, Any]) -> Shape:
     """
     dims = (isinstance(spec, LossSpec) and spec.dims) or 2
     defaults = {param.name: param.default for param in spec.params} | values
-    refused = None
-    for side in SIDES:
+    refused, sides = None, (*SIDES, LONG) if dims == 1 else SIDES
+    for side in sides:
         shape = (3, *(side,) * dims)
         try:
             if isinstance(spec, LossSpec):
@@ -43,7 +45,7 @@ def shape_for(spec: Spec, values: dict[str, Any]) -> Shape:
             refused = error
         else:
             return shape
-    raise ValueError(f"refuses samples with sides of {SIDES[-1]}: {refused}")
+    raise ValueError(f"refuses samples with sides of {sides[-1]}: {refused}")
 
 
 def loss_faults(function: Loss, shape: Shape = (3, 32, 32), *, stated: bool = False) -> Iterator[str]:
@@ -118,7 +120,8 @@ def _direction(function: Loss, x: Any, leaves: Leaves, noise: Any, gradients: li
     )
     if not _value(function, x, lower, noise) < _value(function, x, leaves, noise):
         yield "it does not fall along its gradient: a part of it that counts is detached, or a sign is wrong"
-    elsewhere = Leaves(*((-leaf).detach().requires_grad_() for leaf in leaves))
+    # not the same distance on the other side: there the gradient of a cosine is what it is here
+    elsewhere = Leaves(*((-0.5 * leaf).detach().requires_grad_() for leaf in leaves))
     moved = _gradients(_value(function, x, elsewhere, noise), elsewhere)
     if all(torch.equal(one, two) for one, two in zip(gradients, moved, strict=True)):
         yield "its gradient is the same whatever the net gives: are two arguments swapped?"

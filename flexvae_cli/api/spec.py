@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from flexvae_cli.api.docstring import Example, parse_docstring
+from flexvae_cli.api.mirror import MirrorRule
 from flexvae_cli.api.trace import Rule
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}", re.ASCII)
@@ -170,12 +171,14 @@ class LayerSpec(Spec):
         dims: the number of spatial axes that the layer takes; None where it takes any.
         meta: whether the module can run on torch's meta device.
         quantizes: whether the module returns `Quantized`; as a bottleneck it is known by the same name.
+        mirror: what stands for the layer in a mirrored decoder; None where it does not say.
     """
 
     trace: Callable[..., Rule] | None = None
     dims: int | None = None
     meta: bool = True
     quantizes: bool = False
+    mirror: MirrorRule | None = None
     _traced: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -205,6 +208,7 @@ def layer(
     dims: int | None = None,
     meta: bool = True,
     quantizes: bool = False,
+    mirror: MirrorRule | None = None,
 ) -> Callable[[Callable[..., Any]], LayerSpec]:
     """Declare a layer: the decorated factory's signature is its schema, its docstring its help.
 
@@ -217,10 +221,13 @@ def layer(
             (b, q, *space) to (b, c, *space). Where its codes are all of one size, `bits` is what one of them costs. It
             can be written in a structure and as `[model] bottleneck`, and is always given float32 (or float64), with
             autocast off.
+        mirror: a function from a layer to what stands for it in the decoder that `flexvae mirror` writes (see
+            `flexvae_cli.api.mirror`).
     """
 
     def declare(factory: Callable[..., Any]) -> LayerSpec:
-        return LayerSpec(**described("layer", name, factory), trace=trace, dims=dims, meta=meta, quantizes=quantizes)
+        about = described("layer", name, factory)
+        return LayerSpec(**about, trace=trace, dims=dims, meta=meta, quantizes=quantizes, mirror=mirror)
 
     return declare
 

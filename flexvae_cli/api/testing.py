@@ -1,4 +1,4 @@
-"""`check_layer`, `check_bottleneck`, `check_loss`: what FlexVAE relies on, as one test each, for us and every plugin.
+"""What FlexVAE relies on, as one test each, for us and every plugin: `check_layer` and its like for the other kinds.
 
     @pytest.mark.parametrize("spec", plugin.flexvae_layers(), ids=lambda spec: spec.name)
     def test_layer(spec):
@@ -11,17 +11,25 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flexvae_cli.api.bottleneck_checks import BOTTLENECK_CHECKS
-from flexvae_cli.api.checks import CHECKS, Case, Check, switches
+from flexvae_cli.api.callback_checks import callback_faults
+from flexvae_cli.api.checks import CHECKS, Case, Check
 from flexvae_cli.api.docstring import Example, parse_docstring
 from flexvae_cli.api.loss_checks import loss_faults, shape_for
 from flexvae_cli.api.losses import LossSpec
 from flexvae_cli.api.quantizer_checks import QUANTIZER_CHECKS
+from flexvae_cli.api.reader_checks import reader_faults
+from flexvae_cli.api.readers import ReaderSpec
 from flexvae_cli.api.spec import LayerSpec, Spec
+from flexvae_cli.api.state_checks import switches
+from flexvae_cli.api.trace import Shape
 
 
 def check_layer(spec: LayerSpec) -> None:
@@ -33,7 +41,8 @@ def check_layer(spec: LayerSpec) -> None:
     - Gradients reach the input and every parameter.
     - The state dict holds all that the output depends on.
     - In evaluation the samples of a batch are independent, and nothing is random.
-    - The input, torch's global switches and the warning filters stay as they are. A warning counts as an error.
+    - The input, torch's global switches and the warning filters stay as they are, and nothing is seeded. A warning
+      counts as an error.
     - It runs on the meta device, unless the spec says `meta=False`.
 
     Of a layer that quantizes this is asked of its quantized output, and besides:
@@ -45,12 +54,7 @@ def check_layer(spec: LayerSpec) -> None:
     Raises:
         AssertionError: the message lists everything that is wrong.
     """
-    wrong = list(_description(spec))
-    checks = {**CHECKS, **QUANTIZER_CHECKS} if spec.quantizes else CHECKS
-    for example in spec.examples:
-        wrong += [f"{example.code}: {what}" for what in _example(spec, example, checks)]
-    if wrong:
-        raise AssertionError("\n  ".join([f"the layer {spec.name} breaks its contract:", *wrong]))
+    _require(spec, examined(spec))
 
 
 def check_bottleneck(spec: LayerSpec) -> None:
@@ -62,15 +66,12 @@ def check_bottleneck(spec: LayerSpec) -> None:
     - A gradient reaches its input, through the latent or its own loss.
     - In evaluation nothing is random, and the samples of a batch are independent.
     - `sample(shape, generator=...)`, where there is one, gives finite latents of `shape`, equal for equal generators.
+    - Global state and the meta device are as with a layer.
 
     Raises:
         AssertionError: the message lists everything that is wrong.
     """
-    wrong = list(_description(spec))
-    for example in spec.examples:
-        wrong += [f"{example.code}: {what}" for what in _example(spec, example, BOTTLENECK_CHECKS)]
-    if wrong:
-        raise AssertionError("\n  ".join([f"the bottleneck {spec.name} breaks its contract:", *wrong]))
+    _require(spec, examined(spec))
 
 
 def check_loss(spec: Spec, **values: Any) -> None:
@@ -89,15 +90,103 @@ def check_loss(spec: Spec, **values: Any) -> None:
     Raises:
         AssertionError: the message lists everything that is wrong.
     """
-    wrong = list(_described(spec))
+    _require(spec, examined(spec, **values))
+
+
+def check_callback(spec: Spec, **values: Any) -> None:
+    """Hold a callback to its contract: described, and its observers bear a made-up run of six steps.
+
+    They are shown every kind of event of a run, of the run that goes on from a checkpoint, and of one that ends before
+    its first step. They raise nothing, change no event, and print nothing on stdout.
+
+    Args:
+        values: the values of parameters that have no default.
+
+    Raises:
+        AssertionError: the message lists everything that is wrong.
+    """
+    _require(spec, examined(spec, **values))
+
+
+def check_reader(spec: Spec, file: Path | str, like: Shape, /, **values: Any) -> None:
+    """Hold a reader to its contract: described, and it reads a file of its kind, and what it writes of that.
+
+    - It is a `Reader`, and can be pickled.
+    - It finds the file; header and numbers say the same shape, with the channels and the number of axes of `like`; the
+      numbers are finite.
+    - What `write` makes of the samples is read as samples of that shape, not far from them.
+    - Of the same file cut short, of one that goes on as noise, of noise and of nothing it makes samples, or raises
+      `BadFile`, and no other exception.
+
+    Args:
+        file: one that the reader reads.
+        like: (c, *space) of a training sample.
+        values: the values of parameters that have no default.
+
+    Raises:
+        AssertionError: the message lists everything that is wrong.
+    """
+    faults = partial(_reader, file=Path(file), like=like)
+    _require(spec, {"docs": list(_described(spec)), "files": _tried(faults, spec, values)})
+
+
+def examined(spec: Spec, more: Mapping[str, Check] = MappingProxyType({}), /, **values: Any) -> dict[str, list[str]]:
+    """What each check of a contract finds wrong: check -> what it says, nothing where it passes.
+
+    Args:
+        spec: of a layer, a bottleneck, a loss, a callback, or a reader, which meets damaged files alone.
+        more: checks beside those of the contract, for layers and bottlenecks.
+        values: the values of parameters that have no default, of what is no layer and no bottleneck.
+    """
+    if not isinstance(spec, LayerSpec):
+        tried, faults = TRIED[spec.kind]
+        return {"docs": list(_described(spec)), tried: _tried(faults, spec, values)}
+    checks = {**_checks_of(spec), **more}
+    found: dict[str, list[str]] = {"docs": list(_description(spec)), "examples": [], **{name: [] for name in checks}}
+    for example in spec.examples:
+        for name, what in _example(spec, example, checks):
+            found[name].append(f"{example.code}: {what}")
+    return found
+
+
+def _checks_of(spec: LayerSpec) -> Mapping[str, Check]:
+    if spec.kind == "bottleneck":
+        return BOTTLENECK_CHECKS
+    return {**CHECKS, **QUANTIZER_CHECKS} if spec.quantizes else CHECKS
+
+
+def _require(spec: Spec, found: Mapping[str, list[str]]) -> None:
+    wrong = [what for each in found.values() for what in each]
+    if wrong:
+        raise AssertionError("\n  ".join([f"the {spec.kind} {spec.name} breaks its contract:", *wrong]))
+
+
+def _tried(faults: Callable[..., Iterator[str]], spec: Spec, values: dict[str, Any]) -> list[str]:
     try:
         with _isolated():
-            stated = isinstance(spec, LossSpec) and spec.reduction is not None
-            wrong += loss_faults(spec.factory(**values), shape_for(spec, values), stated=stated)
+            return list(faults(spec, values))
     except Exception as error:
-        wrong.append(f"does not run: {type(error).__name__}: {error}")
-    if wrong:
-        raise AssertionError("\n  ".join([f"the loss {spec.name} breaks its contract:", *wrong]))
+        return [f"does not run: {type(error).__name__}: {error}"]
+
+
+def _loss(spec: Spec, values: dict[str, Any]) -> Iterator[str]:
+    stated = isinstance(spec, LossSpec) and spec.reduction is not None
+    return loss_faults(spec.factory(**values), shape_for(spec, values), stated=stated)
+
+
+def _callback(spec: Spec, values: dict[str, Any]) -> Iterator[str]:
+    return callback_faults(lambda: spec.factory(**values))
+
+
+def _reader(spec: Spec, values: dict[str, Any], file: Path | None = None, like: Shape | None = None) -> Iterator[str]:
+    axes = spec.axes if isinstance(spec, ReaderSpec) else ()
+    return reader_faults(lambda: spec.factory(**values), axes, file, like)
+
+
+TRIED: Mapping[str, tuple[str, Callable[..., Iterator[str]]]] = MappingProxyType(
+    {"loss": ("batch", _loss), "callback": ("events", _callback), "reader": ("files", _reader)}
+)
+"""What is checked of a kind beside its description, and what finds it."""
 
 
 def _described(spec: Spec) -> Iterator[str]:
@@ -116,22 +205,31 @@ def _description(spec: LayerSpec) -> Iterator[str]:
         yield f"the example line '{line}' does not read as CODE: 3x8x8 -> 8x6x6"
 
 
-def _example(spec: LayerSpec, example: Example, checks: Mapping[str, Check] = CHECKS) -> list[str]:
-    """What is wrong with one example; where it does not run at all, that is all there is to say of it."""
+def _example(spec: LayerSpec, example: Example, checks: Mapping[str, Check]) -> Iterator[tuple[str, str]]:
+    """The checks that fail on one example; where it does not run at all, that is all there is to say of it."""
     try:
         case = Case(spec, example, _values(spec, example.code))
         with _isolated():
+            _require_module(case)
             case.module()(case.sample())
     except Exception as error:
-        return [f"does not run: {type(error).__name__}: {error}"]
-    wrong: list[str] = []
+        yield "examples", f"does not run: {type(error).__name__}: {error}"
+        return
     for name, check in checks.items():
         try:
             with _isolated():
-                wrong.extend(check(case))
+                for what in check(case):
+                    yield name, what
         except Exception as error:
-            wrong.append(f"{name}: {type(error).__name__}: {error}")
-    return wrong
+            yield name, f"{name}: {type(error).__name__}: {error}"
+
+
+def _require_module(case: Case) -> None:
+    from torch import nn
+
+    made = case.spec.factory(**case.values)
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"the factory makes a {type(made).__name__}, not a torch module")
 
 
 def _values(spec: LayerSpec, written: str) -> Mapping[str, Any]:

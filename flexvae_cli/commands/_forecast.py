@@ -33,13 +33,16 @@ ROWS = {
 }
 
 
-def ask(question: Question, shown: int | None, *, as_json: bool) -> None:
+def ask(question: Question, shown: int | None, *, as_json: bool) -> Forecast:
     """Predict, tell, and fail where the asserted batch, or a single sample, does not fit.
 
     Args:
         question: what to predict.
         shown: layers to list; by default the first few in a table, and all as JSON.
         as_json: whether as JSON.
+
+    Returns:
+        What was found.
 
     Raises:
         ResourceError: it does not fit.
@@ -59,12 +62,11 @@ def ask(question: Question, shown: int | None, *, as_json: bool) -> None:
     if found.asserted_fits is False:
         limits = f"the largest that is sure to fit into {size(question.memory)} is {found.safe:,}"
         raise ResourceError(f"batch {question.asserted:,} does not fit; {limits}")
+    return found
 
 
 def print_forecast(question: Question, found: Forecast, shown: int) -> None:
     """Where the memory goes, which layers keep most, and the largest batch."""
-    from flexvae_cli.engine.memory.forecast import GRADE, MARGIN
-
     where = f"{DOES[question.mode]} at batch {found.batch:,} on {question.gpu.name}, {found.precision}"
     columns = (ui.Column(where), ui.Column("MiB", number=True), ui.Column("share", number=True, optional=1))
     parts = bytes_of(found)
@@ -85,9 +87,29 @@ def print_forecast(question: Question, found: Forecast, shown: int) -> None:
         ui.data(f"largest batch that fits into {size(question.memory)}: {found.safe:,}, with a margin{beyond}")
     if found.limit:
         ui.data(f"largest batch without one, where the allocator gives back what it holds: {found.limit:,}")
-    ui.data(f"predicted, not measured: grade {GRADE}, margin {MARGIN:.0%}")
+    print_more(question, found)
+    ui.data(f"predicted, not measured: grade {found.grade}, margin {found.margin:.0%}")
     for note in found.notes:
         ui.data(f"note: {note}")
+
+
+def print_more(question: Question, found: Forecast) -> None:
+    """What was asked for beside: the largest input, what would help, what to recompute."""
+    if question.resolution:
+        beyond = f"; {found.too_large_input} does not fit so" if found.too_large_input else ""
+        most = f"{found.input}, with a margin" if found.input else "none"
+        ui.data(f"largest input at batch {found.batch:,}: {most}{beyond}")
+    if question.what_if:
+        names = (ui.Column("what would help"), ui.Column("largest batch", number=True))
+        rows = [(c.options, f"{c.largest:,}", f"{c.reserved / 2**20:,.1f}") for c in found.changes]
+        now = ("as it is", f"{found.safe:,}", f"{found.reserved / 2**20:,.1f}")
+        ui.table((*names, ui.Column(f"MiB at batch {found.batch:,}", number=True)), [now, *rows])
+    if found.recomputed is not None:
+        from flexvae_cli.commands._written import lines_for
+        from flexvae_cli.config.toml_writer import to_toml
+
+        ui.data(f"\nso that batch {found.batch:,} fits:" if found.safe >= found.batch else "\nall that can be done:")
+        ui.data(to_toml(lines_for(found.recomputed)))
 
 
 def _amount(count: int, whole: int) -> tuple[str, str]:
@@ -108,8 +130,6 @@ def bytes_of(found: Forecast) -> dict[str, int]:
 
 def document(question: Question, found: Forecast, shown: int | None = None) -> dict[str, Any]:
     """The prediction for `--json`; sizes are bytes."""
-    from flexvae_cli.engine.memory.forecast import GRADE, MARGIN
-
     return {
         "config": question.config,
         "gpu": {"name": question.gpu.name, "total": question.gpu.total, "capability": list(question.gpu.capability)},
@@ -127,8 +147,12 @@ def document(question: Question, found: Forecast, shown: int | None = None) -> d
         "largest_batch": found.safe,
         "too_large_batch": found.too_large,
         "limit_batch": found.limit,
-        "grade": GRADE,
-        "margin": MARGIN,
+        "grade": found.grade,
+        "margin": found.margin,
+        "largest_input": found.input or None,
+        "what_if": [asdict(change) for change in found.changes],
+        "recomputed": None if found.recomputed is None else list(found.recomputed),
+        "processes": question.processes,
         "evaluations": found.evaluations,
         "notes": list(found.notes),
     }

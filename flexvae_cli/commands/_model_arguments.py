@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,10 +35,17 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)
 OptionalModel = Annotated[Path | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 OptionalSource = Annotated[
     str | None,
-    typer.Argument(metavar="INPUT", help="An image, a folder of images, or `builtin:scenery/val`.", show_default=False),
+    typer.Argument(
+        metavar="INPUT",
+        help="A file (image, sound, volume, array), a folder of them, or `builtin:scenery/val`.",
+        show_default=False,
+    ),
 ]
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="An image, a folder of images, or `builtin:scenery/val`.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="A file (image, sound, volume, array), a folder of them, or `builtin:scenery/val`."
+    ),
 ]
 OptionalOutput = Annotated[
     Path | None, typer.Argument(metavar="OUTPUT", help="The folder to write to.", show_default=False)
@@ -55,6 +63,15 @@ BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Most imag
 WeightsOption = Annotated[
     Weights,
     typer.Option("--weights", help="Those that a model is used with, or those under the running mean of a checkpoint."),
+]
+ResizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="HxW",
+        help="Scale every image to cover this size and take its centre.",
+        show_default="images at their own size",
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write to a folder that is not empty.")]
 
@@ -143,18 +160,34 @@ def model_files(path: Path, weights: Weights = Weights.EMA) -> ModelFiles:
     return found
 
 
-def load_on(found: ModelFiles, device: str, *, exact: bool = False) -> Model:
-    """The model, on a device; `exact` leaves a GPU no arithmetic but fp32, to compare what it gives with others."""
+def load_on(
+    found: ModelFiles,
+    device: str,
+    *,
+    exact: bool = False,
+    fuse: Literal["auto", "off"] = "auto",
+    precision: str | None = None,
+) -> Model:
+    """The model, on a device.
+
+    Args:
+        found: its files.
+        device: as it is written on the command line.
+        exact: leave a GPU no arithmetic but fp32, to compare what it gives with others.
+        fuse: as in `load_files`.
+        precision: the arithmetic that it will be used with, as `--precision` has it.
+    """
     from flexvae_cli.engine.device import choose_device, keep_freed_memory
     from flexvae_cli.engine.model import load_files
+    from flexvae_cli.engine.precision import Precision
 
     keep_freed_memory()
-    place = choose_device(device)
+    place, dtype = choose_device(device), None
     if exact:
-        from flexvae_cli.engine.precision import Precision
-
         Precision("fp32", place)
-    return load_files(found, device=place)
+    if precision is not None:
+        dtype = Precision(precision, place, "--precision").dtype
+    return load_files(found, device=place, fuse=fuse, dtype=dtype)
 
 
 class Faults:
@@ -175,6 +208,22 @@ class Faults:
             folder.write(BAD_FILES, faults_jsonl(self.all))
         else:
             folder.remove(BAD_FILES)
+
+
+def parse_sides(text: str, option: str = "--size") -> tuple[int, ...]:
+    """`16000`, `256x192` or `64x64x64` -> the sizes of one to three axes.
+
+    Raises:
+        UsageError: it is no size, or a giant one.
+    """
+    parts = text.split("x")
+    sound = len(parts) <= 3 and all(re.fullmatch(r"[0-9]{1,9}", part, re.ASCII) and int(part) for part in parts)
+    if not sound:
+        raise UsageError(f"{option} wants sizes such as 16000, 256x256 or 64x64x64, not '{text}'")
+    sides = tuple(int(part) for part in parts)
+    if math.prod(sides) > 64_000_000:
+        raise UsageError(f"{option} {text} has more than 64 million positions")
+    return sides
 
 
 def parse_size(text: str, option: str = "--size") -> tuple[int, int]:

@@ -111,18 +111,19 @@ def _evaluate(
     workers: int,
 ) -> dict[str, Any]:
     """Measure everything; returns what is in eval.json."""
-    from flexvae_cli.engine.data.sources import list_images
     from flexvae_cli.engine.evaluation.measuring import measure
     from flexvae_cli.engine.evaluation.protocol import protocol_of
     from flexvae_cli.engine.evaluation.result import result_of
     from flexvae_cli.engine.inference import read_samples
+    from flexvae_cli.engine.kind import samples_in
 
-    items = list_images(data, where="DATA")[:limit]
+    kind, items = samples_in(found.model, data, where="DATA")
+    items = items[:limit]
     model = load_on(found, device, exact=True)
     instruments = _instruments(model, rounding, nets)
     each: list[Measured] = []
     with ui.progress(len(items), "images") as advance:
-        samples = read_samples(model, items, workers=workers, report=faults)
+        samples = read_samples(model, items, workers=workers, report=faults, kind=kind)
         for image in measure(model, samples, instruments, batch_size):
             each.append(image)
             advance(len(each) + len(faults.all))

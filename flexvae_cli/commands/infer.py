@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._latent_choices import Arithmetic
+from flexvae_cli.commands._limits import ExactOption, Limits, MemoryOption, TileOption
 from flexvae_cli.commands._model_arguments import (
     Faults,
     OptionalDevice,
@@ -16,16 +18,19 @@ from flexvae_cli.commands._model_arguments import (
     OptionalSource,
     OverwriteOption,
     Places,
+    ResizeOption,
     WorkersOption,
     check_inputs,
     find_places,
     load_on,
     model_files,
+    parse_size,
     source_path,
 )
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
+    from flexvae_cli.api import Shape
     from flexvae_cli.engine.inference import Reconstruction
     from flexvae_cli.engine.metrics import Scores
     from flexvae_cli.engine.naming import OutputFolder
@@ -42,23 +47,30 @@ def infer(
     config: ConfigOption = None,
     overrides: SetOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first images.")] = None,
+    resize: ResizeOption = None,
+    exact: ExactOption = False,
+    memory: MemoryOption = None,
+    tile: TileOption = None,
+    precision: Annotated[Arithmetic, typer.Option("--precision", help="How the net computes.")] = Arithmetic.FP32,
     device: OptionalDevice = None,
     workers: WorkersOption = 2,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Reconstruct images and measure how well.
+    """Reconstruct images, sounds, volumes or arrays and measure how well.
 
-    Writes one PNG per image, as large as it went in, a sheet of originals beside reconstructions (sheet.png) and PSNR
-    and SSIM of every image (metrics.json). With --config, MODEL is the config's run
+    Writes a file of the same kind for each, as large as it went in (images as PNG), a sheet of originals beside
+    reconstructions (sheet.png) and PSNR and SSIM of each (metrics.json). With --config, MODEL is the config's run
     directory, and INPUT and OUTPUT stand in its table infer.
     """
     places = find_places("infer", model, source, output, config=config, overrides=overrides, device=device)
     check_inputs(places.model, places.source, device=places.device)
+    limits = Limits.of(exact, memory, tile, precision.value)
     from flexvae_cli.engine.naming import open_output
 
     folder = open_output(places.output, source_path(places.source), overwrite=overwrite)
-    metrics = _reconstruct_all(places, folder, limit, workers)
+    size = None if resize is None else parse_size(resize, "--resize")
+    metrics = _reconstruct_all(places, folder, limits, limit, size, workers, precision)
     if as_json:
         ui.json(metrics)
     else:
@@ -66,28 +78,39 @@ def infer(
     ui.say(f"wrote {metrics['count']} reconstructions, {SHEET} and {METRICS} to {places.output}")
 
 
-def _reconstruct_all(places: Places, folder: OutputFolder, limit: int | None, workers: int) -> dict[str, Any]:
+def _reconstruct_all(
+    places: Places,
+    folder: OutputFolder,
+    limits: Limits,
+    limit: int | None,
+    size: tuple[int, int] | None,
+    workers: int,
+    precision: Arithmetic,
+) -> dict[str, Any]:
     """Write everything; returns what is in metrics.json."""
     found = model_files(places.model)
-    from flexvae_cli.engine.data.images import to_image
-    from flexvae_cli.engine.data.sources import list_images
-    from flexvae_cli.engine.inference import read_samples, reconstruct
+    from flexvae_cli.engine.inference import BATCH_SIZE, read_samples, reconstruct
+    from flexvae_cli.engine.kind import require_pictures, samples_in
     from flexvae_cli.engine.metrics import metrics_of
-    from flexvae_cli.engine.naming import output_names
+    from flexvae_cli.engine.precision import Precision
     from flexvae_cli.engine.reading import json_bytes
     from flexvae_cli.engine.sheet import pairs
 
-    items = list_images(places.source, where="INPUT")
-    names = output_names([item.name for item in items], ".png", reserved=[SHEET])
+    kind, items = samples_in(found.model, places.source, where="INPUT")
+    require_pictures(kind, {"--resize": size})
+    names = kind.names([item.name for item in items], reserved=[SHEET])
     items = items[:limit]  # after the names, which do not depend on it
-    loaded, faults = load_on(found, places.device), Faults()
-    each: list[tuple[str, str, tuple[int, int], Scores]] = []
+    loaded = load_on(found, places.device, exact=limits.exact, fuse=limits.fuse, precision=precision.value)
+    arithmetic = Precision(precision.value, loaded.device, "--precision")
+    loaded, faults = limits.applied(loaded, folder.root, "encoder", "decoder"), Faults()
+    each: list[tuple[str, str, Shape, Scores]] = []
     tiles: list[tuple[Tile, Tile]] = []
     try:
         with ui.progress(len(items), "images") as advance:
-            for result in reconstruct(loaded, read_samples(loaded, items, workers=workers, report=faults)):
+            samples = read_samples(loaded, items, workers=workers, report=faults, size=size, kind=kind)
+            for result in reconstruct(loaded, samples, limits.batch_size(BATCH_SIZE), arithmetic):
                 name = result.sample.name
-                folder.write_image(names[name], to_image(result.x))
+                kind.write(folder, names[name], result.x, result.sample.about)
                 each.append((name, names[name], result.sample.size, result.scores))
                 if len(tiles) < SHOWN:
                     tiles.append(_tiles(result))
@@ -95,20 +118,22 @@ def _reconstruct_all(places: Places, folder: OutputFolder, limit: int | None, wo
     finally:
         faults.write(folder)
     folder.write_image(SHEET, pairs(tiles))
-    metrics = metrics_of(each, weights_hash=found.weights_hash, bad_files=len(faults.all))
+    limits.tell(loaded)
+    said = limits.said(loaded)
+    metrics = metrics_of(each, weights_hash=found.weights_hash, bad_files=len(faults.all), **said)
     folder.write(METRICS, json_bytes(metrics))
     return metrics
 
 
 def _tiles(result: Reconstruction) -> tuple[Tile, Tile]:
-    from flexvae_cli.engine.data.images import to_image
+    from flexvae_cli.engine.picture import picture
     from flexvae_cli.engine.sheet import tile
 
     scores = result.scores
     caption = "identical" if scores.psnr == math.inf else f"{scores.psnr:.1f} dB"
     if scores.ssim is not None:
         caption += f", SSIM {scores.ssim:.3f}"
-    return tile(to_image(result.sample.x), result.sample.name), tile(to_image(result.x), right=caption)
+    return tile(picture(result.sample.x), result.sample.name), tile(picture(result.x), right=caption)
 
 
 def _print(metrics: dict[str, Any]) -> None:

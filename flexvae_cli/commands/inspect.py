@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ Target = Annotated[
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="CxHxW", help="Channels x size to trace with, as in 3x256x256.")
 ]
+FusedOption = Annotated[
+    bool, typer.Option("--fused", help="Also list the layers that compute as one; builds the net, so it takes longer.")
+]
 TreeOption = Annotated[bool, typer.Option("--tree", help="Show the entries as they are written, not expanded.")]
 ImageOption = Annotated[
     Path | None, typer.Option("--image", metavar="FILE", help="Also draw the net, to a .svg or .png file.")
@@ -38,6 +42,7 @@ def inspect(
     overrides: SetOption = None,
     tree: TreeOption = False,
     image: ImageOption = None,
+    fused: FusedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show every layer of a net.
@@ -65,11 +70,24 @@ def inspect(
     if as_json:
         from flexvae_cli.inspection.document import document
 
-        ui.json(document(found))
+        ui.json(document(found) | ({"fused": _fused(found)} if fused else {}))
     elif tree:
         print_tree(found)
     else:
         print_table(found)
+    if fused and not as_json:
+        for each in _fused(found):
+            ui.data(f"where it pays, {each['what']}: {'; '.join(' + '.join(names) for names in each['layers'])}")
+
+
+def _fused(found: Inspection) -> list[dict[str, Any]]:
+    from flexvae_cli.engine.fusing import would_fuse
+
+    parts = {part.name: part.structure.expanded() for part in found.parts if part.structure}
+    ways: dict[str, list[list[str]]] = {}
+    for each in would_fuse(parts):
+        ways.setdefault(each.what, []).append(list(each.names))
+    return [{"what": what, "layers": layers} for what, layers in ways.items()]
 
 
 def print_table(found: Inspection) -> None:
@@ -84,24 +102,28 @@ def print_table(found: Inspection) -> None:
         ui.Column("layer", optional=1),
         ui.Column("parameters", number=True),
         ui.Column("share", number=True, optional=3),
+        ui.Column("bits", number=True),
         ui.Column("MACs", number=True),
         ui.Column("field", number=True),
         ui.Column("note"),
     )
     notes = found.notes
-    rows = [cells for part in found.parts for cells in (*_rows(part, found.parameters, notes), None)][:-1]
-    figures = ("", "", "", f"{found.parameters:,}", "100 %", human(found.macs), "", "")
+    rows = [cells for part in found.parts for cells in (*_rows(part, found, notes), None)][:-1]
+    figures = ("", "", "", f"{found.parameters:,}", "100 %", "", human(found.macs), "", "")
     total = ("total", "", "", *figures) if several else ("", "", "total", *figures)
-    used = slice(0 if several else 1, None if notes else -1)  # no column for one part's name, or for no notes
-    ui.table(columns[used], [row and row[used] for row in rows], total=total[used])
+    there = {"part": several, "bits": bool(found.bits), "note": bool(notes)}  # other columns always have something
+    used = [there.get(column.title, True) for column in columns]
+    rows = [row and tuple(compress(row, used)) for row in rows]
+    ui.table(list(compress(columns, used)), rows, total=tuple(compress(total, used)))
     ui.data("")
     _print_summary(found)
     _print_notes(found)
 
 
-def _rows(part: Part, parameters: int, notes: tuple[Note, ...]) -> Iterator[tuple[str, ...]]:
+def _rows(part: Part, found: Inspection, notes: tuple[Note, ...]) -> Iterator[tuple[str, ...]]:
     from flexvae_cli.api.trace import text
 
+    bits = found.bits
     for index, line in enumerate(part.lines):
         marks = [str(n) for n, note in enumerate(notes, 1) if (part.name, line.key) in note.places]
         counted = line.row is not None
@@ -113,7 +135,8 @@ def _rows(part: Part, parameters: int, notes: tuple[Note, ...]) -> Iterator[tupl
             text(line.gives),
             line.layer,
             f"{line.parameters:,}" if counted else "",
-            _share(line.parameters, parameters) if counted else "",
+            _share(line.parameters, found.parameters) if counted else "",
+            str(bits.get(f"{part.name}.{line.key}", "")),
             human(line.macs) if counted else "",
             field(line.reach),
             ",".join(marks),
@@ -152,6 +175,9 @@ def _print_summary(found: Inspection) -> None:
     ui.data(f"{path}output {text(found.gives)}")
     size = f"{4 * found.parameters / 1e6:,.1f} MB"
     ui.data(f"{found.parameters:,} parameters ({size} in fp32), {human(found.macs)} multiply-adds per sample")
+    if found.bits:
+        few, many = min(found.bits.values()), max(found.bits.values())
+        ui.data(f"the weights of {len(found.bits)} layers are stored in {f'{few} to ' * (few < many)}{many} bits")
     if found.model:
         made_by = f"made by flexvae {found.flexvae}; " if found.flexvae else ""
         plugins = ", ".join(f"{name} {version}" for name, version in found.plugins.items())

@@ -27,7 +27,7 @@ CodeArgument = Annotated[
 def layers(code: CodeArgument = None, as_json: JsonOption = False) -> None:
     """List all codes, or explain one.
 
-    Codes of layers, bottlenecks and losses, of every plugin.
+    Codes of layers, bottlenecks, losses, readers and callbacks, of every plugin.
     """
     from flexvae_cli.layers_reference import KINDS, described
     from flexvae_cli.plugins import installed
@@ -70,7 +70,7 @@ def _unknown(registry: Registry, code: str, pattern: bool) -> UsageError:
 
     if pattern:
         return UsageError(f"no code matches '{code}'", hint="see them all with: flexvae layers")
-    others = [*registry.names("bottleneck"), *registry.names("loss")]
+    others = [name for kind in ("bottleneck", "loss", "reader", "callback") for name in registry.names(kind)]
     meant = did_you_mean(_name(code), others)
     unknown = registry.find("layer", _name(code))
     if isinstance(unknown, Problem) and ("did you mean" in unknown.what or not meant):

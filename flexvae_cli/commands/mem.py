@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
 from enum import Enum
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexvae_cli import ui
-from flexvae_cli.commands._sizes import size
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.config import Config
-    from flexvae_cli.engine.memory.answer import Answer
-    from flexvae_cli.engine.memory.child import Trial
+    from flexvae_cli.engine.memory.devices import Gpu
 
 
 class Probe(Enum):
@@ -41,6 +39,7 @@ class Checkpointing(Enum):
 
     OFF = "off"
     BLOCKS = "blocks"
+    AUTO = "auto"
 
 
 class Allocator(Enum):
@@ -48,6 +47,14 @@ class Allocator(Enum):
 
     DEFAULT = "default"
     EXPANDABLE = "expandable"
+    ENV = "env"
+
+
+class NormDtype(Enum):
+    """What norms compute in."""
+
+    FP32 = "fp32"
+    INPUT = "input"
 
 
 EMA_DECAY = 0.999  # any decay takes the same memory
@@ -73,20 +80,41 @@ def mem(
     ] = Probe.AUTO,
     mode: Annotated[Mode, typer.Option(help="What is to fit; all but train is predicted.")] = Mode.TRAIN,
     precision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead of train.precision: fp32, tf32, bf16 or fp16.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of train.precision: fp32, tf32, bf16 or fp16.",
+        ),
     ] = None,
     checkpointing: Annotated[
-        Checkpointing | None, typer.Option(help="Instead of train.activation_checkpointing.")
+        Checkpointing | None,
+        typer.Option(help="Instead of train.activation_checkpointing; auto chooses what lets the batch fit."),
+    ] = None,
+    norm_dtype: Annotated[NormDtype | None, typer.Option(help="Instead of train.norm_dtype.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--contiguous", help="Instead of train.layout.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of optimizer.name.")] = None,
     ema: Annotated[
         bool | None, typer.Option("--ema/--no-ema", help="With a running mean of the weights, or not.")
     ] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help="Instead of train.accumulate.")] = None,
+    ddp: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of a prediction: GPUs that train together, 1 by default.")
+    ] = None,
     allocator: Annotated[
-        Allocator | None, typer.Option(help="Of a prediction: expandable is expandable_segments:True.")
+        Allocator | None, typer.Option(help="Of a prediction: expandable_segments, or as PYTORCH_ALLOC_CONF has it.")
     ] = None,
     layers: Annotated[int | None, typer.Option(min=0, help="Of a prediction: layers to list, 5 by default.")] = None,
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Predict what would help as well; takes some seconds for each.")
+    ] = False,
+    max_resolution: Annotated[
+        bool, typer.Option("--max-resolution", help="Predict the largest input at the batch as well.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a config that extends the given one by these options.")
+    ] = None,
     assert_batch: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Exit with code 5 where a batch of N does not fit.")
     ] = None,
@@ -100,49 +128,158 @@ def mem(
     from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan
 
-    given = {
-        "mem.memory": memory,
-        "train.device": device if gpu != "auto" or probe is Probe.NEVER else device or "cuda",
+    auto = checkpointing is Checkpointing.AUTO
+    choices = {
         "train.precision": precision,
-        "train.activation_checkpointing": checkpointing and checkpointing.value,
+        "train.activation_checkpointing": checkpointing and ("off" if auto else checkpointing.value),
+        "train.norm_dtype": norm_dtype and norm_dtype.value,
+        "train.layout": None if channels_last is None else "channels-last" if channels_last else "contiguous",
         "optimizer.name": optimizer,
         "train.accumulate": accumulate,
         "ema.decay": None if ema is None else EMA_DECAY if ema else 0.0,
     }
     measures = probe is Probe.ALWAYS or (probe is Probe.AUTO and gpu in (None, "auto") and mode is Mode.TRAIN)
-    predicting = {"--allocator": allocator, "--layers": layers, f"--mode {mode.value}": mode is not Mode.TRAIN or None}
+    predicting = {
+        "--allocator": allocator,
+        "--layers": layers,
+        "--ddp": ddp,
+        "--what-if": what_if or None,
+        "--max-resolution": max_resolution or None,
+        "--checkpointing auto": auto or None,
+        f"--mode {mode.value}": mode is not Mode.TRAIN or None,
+    }
     _require_consistent(measures, gpu, device, [name for name, value in predicting.items() if value is not None])
-    options = [f"{key}={value}" for key, value in given.items() if value is not None]
-    loaded = load_config(find_config(config), [*(overrides or ()), *options])
+    training = {
+        "--checkpointing": checkpointing,
+        "--norm-dtype": norm_dtype,
+        "--channels-last/--contiguous": channels_last,
+        "--optimizer": optimizer,
+        "--ema/--no-ema": ema,
+        "--accumulate": accumulate,
+        "--ddp": ddp,
+        "--write": write,
+    }
+    if mode is not Mode.TRAIN:
+        _require_used(mode, precision, [name for name, value in training.items() if value is not None])
+    chosen = [f"{key}={value}" for key, value in choices.items() if value is not None]
+    changes = [*_forgotten(optimizer), *(overrides or ()), *chosen]
+    if write is not None:
+        _require_writable(write, changes, auto)
+    where = device if gpu != "auto" or probe is Probe.NEVER else device or "cuda"
+    settled = {
+        "mem.memory": memory,
+        "train.device": where,
+        # What uses a trained net computes in fp32 unless it is told otherwise, whatever the net was trained in.
+        "train.precision": None if mode is Mode.TRAIN else precision or "fp32",
+    }
+    own = [f"{key}={value}" for key, value in settled.items() if value is not None]
+    loaded = load_config(find_config(config), [*changes, *own])
+    if max_resolution:
+        _require_one_input(loaded)
     parameters = make_plan(loaded).parameters
     train = loaded.settings.train
-    batch = batch or ceil(train.batch_size / train.accumulate)
+    batch = batch or ceil(train.batch_size / (train.accumulate * (ddp or 1)))
+    recomputed = None
     if measures:
-        _measure(loaded, batch, parameters, assert_batch, as_json=as_json)
-        return
+        from flexvae_cli.commands._measured import measure
+
+        measure(loaded, batch, parameters, assert_batch, as_json=as_json)
+    else:
+        recomputed = _predict(
+            loaded,
+            gpu or "",
+            layers,
+            as_json=as_json,
+            batch=batch,
+            mode=mode.value,
+            processes=ddp or 1,
+            asserted=assert_batch,
+            what_if=what_if,
+            choose=auto,
+            resolution=max_resolution,
+            **_allocator(allocator),
+        )
+    if write is not None:
+        from flexvae_cli.commands._written import write_config
+
+        write_config(write, loaded.path, changes, recomputed)
+
+
+def _predict(config: Config, gpu: str, layers: int | None, *, as_json: bool, **asked: Any) -> tuple[str, ...] | None:
+    """Predict for a GPU, and tell; returns the entries that were chosen to be recomputed."""
     from flexvae_cli.commands._forecast import ask
-    from flexvae_cli.engine.memory.devices import find_gpu
     from flexvae_cli.engine.memory.forecast import Question, require_precision, usable
 
-    if gpu == "auto":
+    found = _gpu(gpu)
+    require_precision(config.settings.train.precision, found)
+    most = usable(found, config.settings.mem.memory, asked["processes"])
+    question = Question(config.document, str(config.path), found, memory=most, **asked)
+    return ask(question, layers, as_json=as_json).recomputed
+
+
+def _gpu(name: str) -> Gpu:
+    if name == "auto":
         from flexvae_cli.engine.memory.here import gpu_here
 
-        found = gpu_here()
-    else:
-        found = find_gpu(gpu or "")
-    require_precision(train.precision, found)
-    most = usable(found, loaded.settings.mem.memory)
-    question = Question(
-        loaded.document,
-        str(loaded.path),
-        found,
-        batch,
-        most,
-        mode.value,
-        (allocator or Allocator.DEFAULT).value,
-        assert_batch,
-    )
-    ask(question, layers, as_json=as_json)
+        return gpu_here()
+    from flexvae_cli.engine.memory.devices import find_gpu
+
+    return find_gpu(name)
+
+
+def _allocator(given: Allocator | None) -> dict[str, Any]:
+    """How the allocator is set up, as fields of a question."""
+    if given is Allocator.ENV:
+        import os
+
+        from flexvae_cli.engine.memory.allocator_settings import allocator_settings
+
+        return allocator_settings(os.environ)
+    return {"allocator": (given or Allocator.DEFAULT).value}
+
+
+def _refuse(what: str, where: str, hint: str) -> None:
+    from flexvae_cli.errors import UsageError
+
+    raise UsageError(what, where=where, hint=hint)
+
+
+def _require_used(mode: Mode, precision: str | None, training: list[str]) -> None:
+    """Refuse options that the command which a mode stands for makes no use of."""
+    from flexvae_cli.errors import Problem, UsageError
+
+    what = f"counts for training alone, not for --mode {mode.value}"
+    problems = [Problem(what, name, hint="leave it out") for name in training]
+    if mode is Mode.DECODE and precision is not None:
+        problems.append(Problem("`flexvae decode` computes in fp32 always", "--precision", hint="leave it out"))
+    if problems:
+        raise UsageError(*problems)
+
+
+def _require_one_input(config: Config) -> None:
+    """Refuse to vary `data.input` where it is not the only one."""
+    own = [f"phase[{number}].input" for number, table in enumerate(config.settings.phase) if table.input]
+    if own:
+        _refuse(f"varies data.input alone, and there is {', '.join(own)}", "--max-resolution", "leave it out")
+
+
+def _require_writable(file: Path, changes: list[str], auto: bool) -> None:
+    """Refuse a file that is there, or that would say nothing, before anything is computed."""
+    if not changes and not auto:
+        _refuse("would say nothing: no option changes the config", "--write", "give --checkpointing auto, say")
+    if file.exists():
+        _refuse(f"is there already: {file}", "--write", "name another file")
+    if not file.parent.is_dir():
+        _refuse(f"no such folder: {file.parent}", "--write", "make it first")
+
+
+def _forgotten(optimizer: str | None) -> list[str]:
+    """What a config says of its own optimizer and another may make no use of, back at the defaults."""
+    from flexvae_cli.config.settings import OptimizerTable
+
+    fields = OptimizerTable.model_fields
+    keys = ("betas", "eps", "momentum") if optimizer else ()
+    return [f"optimizer.{key}={json.dumps(fields[key].default)}" for key in keys]
 
 
 def _require_consistent(measures: bool, gpu: str | None, device: str | None, predicting: list[str]) -> None:
@@ -162,88 +299,3 @@ def _require_consistent(measures: bool, gpu: str | None, device: str | None, pre
         problems.append(Problem("a prediction is for a GPU", "--gpu", hint="name one, as in --gpu h100-80"))
     if problems:
         raise UsageError(*problems)
-
-
-def _measure(config: Config, batch: int, parameters: int, assert_batch: int | None, *, as_json: bool) -> None:
-    """Real steps on the config's device."""
-    from flexvae_cli.engine.memory.answer import answer, asker, fits
-    from flexvae_cli.errors import ResourceError
-
-    ask = asker(config, batch, lambda n: ui.say(f"trying batch {n:,}"))
-    result = answer(config, batch, parameters, ask)
-    if as_json:
-        ui.json(document(config, result))
-    else:
-        print_answer(config, result)
-    if result.one is not None:
-        raise ResourceError(f"not even one sample fits into {size(result.memory)}: {told(result.one)}")
-    if assert_batch is not None and not fits(result, assert_batch, ask):
-        limits = f"the largest that fits into {size(result.memory)} is {result.found.largest:,}"
-        raise ResourceError(f"batch {assert_batch:,} does not fit; {limits}")
-
-
-def told(trial: Trial) -> str:
-    """What came of a trial: `batch 9 needs 1.21 GiB`."""
-    ends = {
-        "done": f"needs {size(trial.peak)}",
-        "memory": "needs more",
-        "killed": "was killed by the system, as if for memory",
-        "time": "took too long to try",
-    }
-    return f"batch {trial.batch:,} {ends[trial.outcome]}"
-
-
-def print_answer(config: Config, answer: Answer) -> None:
-    """A table of the measured batch, and a line on the largest."""
-    measured, found = answer.measured, answer.found
-    columns = (
-        ui.Column(f"a training step at batch {measured.batch:,} on {measured.device}"),
-        ui.Column("MiB", number=True),
-    )
-    names = {
-        "parameters": "parameters",
-        "gradients": "gradients",
-        "optimizer": "optimizer state (AdamW)",
-        "activations": "activations and temporaries",
-        "overhead": "Python, torch and its buffers" if measured.device == "cpu" else "held back by torch's allocator",
-        "total": "total",
-    }
-    rows = [(names[key], f"{n / 2**20:,.1f}" if n is not None else "unknown") for key, n in parts(answer).items()]
-    ui.table(columns, rows[:-1], total=rows[-1])
-    if measured.outcome != "done":
-        ui.data(f"{told(measured)}; {size(measured.available)} are available")
-    if found.largest:
-        beyond = told(found.beyond) if found.beyond else "the search goes no further"
-        ui.data(f"largest batch that fits into {size(answer.memory)}: {found.largest:,} ({beyond})")
-    accumulate = config.settings.train.accumulate
-    if accumulate > 1:
-        ui.data(f"a batch here is a micro-batch; {accumulate} of them make train.batch_size")
-
-
-def parts(answer: Answer) -> dict[str, int | None]:
-    """The bytes of a step at the measured batch, and their sum; None where the step did not come to its end."""
-    measured = answer.measured
-    return {
-        **asdict(answer.states),
-        "activations": answer.activations if measured.tensors else None,
-        "overhead": answer.overhead if measured.tensors else None,
-        "total": measured.peak or None,
-    }
-
-
-def document(config: Config, answer: Answer) -> dict[str, Any]:
-    """The answer for `--json`; sizes are bytes."""
-    found = answer.found
-    trials = [*found.trials] if answer.one in (None, answer.measured) else [*found.trials, answer.one]
-    return {
-        "config": str(config.path),
-        "device": answer.measured.device,
-        "batch": answer.measured.batch,
-        "accumulate": config.settings.train.accumulate,
-        "bytes": parts(answer),
-        "available": answer.measured.available,
-        "memory": answer.memory,
-        "largest_batch": found.largest,
-        "too_large_batch": found.beyond.batch if found.beyond else None,
-        "trials": [{"batch": t.batch, "outcome": t.outcome, "peak": t.peak or None} for t in trials if t],
-    }

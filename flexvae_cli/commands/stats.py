@@ -41,12 +41,13 @@ def stats(
     """Measure the latents of a data set.
 
     Mean, deviation and range of every latent channel, its divergence from the standard normal, and how many units are
-    active: those whose posterior mean varies by more than 0.01 over the data (arXiv:1509.00519). --json has histograms
-    as well. --write makes a bundle whose latents are normalized by these numbers; the model itself stays as it is.
+    active: those whose posterior mean varies by more than 0.01 over the data (arXiv:1509.00519); how the quantizers of
+    the encoder and the bottleneck use their codes. --json has histograms as well. --write makes a bundle whose latents
+    are normalized by these numbers; the model itself stays as it is.
     """
     check_inputs(model, data, device=device)
     if write is not None:
-        from flexvae_cli.engine.modelfiles import require_new
+        from flexvae_cli.engine.folders import require_new
 
         require_new(write)
     found = model_files(model)
@@ -66,14 +67,16 @@ def stats(
 def _measure(
     found: ModelFiles, data: str, limit: int | None, batch_size: int, device: str, workers: int
 ) -> dict[str, Any]:
-    from flexvae_cli.engine.data.sources import list_images
     from flexvae_cli.engine.evaluation.channels import LatentStatistics, gather
+    from flexvae_cli.engine.evaluation.codes import codes_counted, told
     from flexvae_cli.engine.inference import read_samples
+    from flexvae_cli.engine.kind import samples_in
 
-    items = list_images(data, where="DATA")[:limit]
+    kind, items = samples_in(found.model, data, where="DATA")
+    items = items[:limit]
     model, faults, statistics = load_on(found, device, exact=True), Faults(), LatentStatistics()
-    with ui.progress(len(items), "images") as advance:
-        samples = read_samples(model, items, workers=workers, report=faults)
+    with ui.progress(len(items), "images") as advance, codes_counted(model.vae) as quantizers:
+        samples = read_samples(model, items, workers=workers, report=faults, kind=kind)
         for done in gather(model, samples, statistics, batch_size):
             advance(done + len(faults.all))
     return {
@@ -83,6 +86,7 @@ def _measure(
         "bad_files": len(faults.all),
         "recorded": found.model.get("latents", {}),
         **statistics.values(),
+        "quantizers": told(quantizers),
     }
 
 
@@ -103,6 +107,10 @@ def _print(result: dict[str, Any]) -> None:
     ui.data(f"active: {active['channels']} of {len(rows)} channels{units}")
     if result["kl_per_image"] is not None:
         ui.data(f"KL per image: {result['kl_per_image']:,.1f} nats")
+    for each in result["quantizers"]:
+        books = f"{each['codebooks']} codebooks of " if each["codebooks"] > 1 else ""
+        use = f"{100 * each['usage']:.1f} % of {books}{each['codes']:,} codes used"
+        ui.data(f"{each['place']}: {use}, entropy {each['entropy']:.2f} bits, perplexity {each['perplexity']:,.1f}")
     ui.say(f"{result['images']:,} images, {result['positions']:,} positions; scaling is 1 / std, KL is per position")
 
 

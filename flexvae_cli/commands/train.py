@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._profile import profile_step
 from flexvae_cli.commands._telling import follow
 from flexvae_cli.commands._voice import Voice, follow_silently, one_voice
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
@@ -25,6 +26,10 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Start though the disk has less room than the checkpoints will need.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Show where the time of a step goes, and write a trace; no run is begun."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an autoencoder as a config says.
@@ -34,6 +39,9 @@ def train(
     """
     from flexvae_cli.engine.place import find_place
 
+    if profile:
+        profile_step(config, overrides or (), as_json=as_json)
+        return
     with one_voice(find_place(os.environ)) as voice:
         signal = _train(voice, config, overrides or (), resume, force, as_json)
     if signal:
@@ -57,14 +65,17 @@ def _train(
     run, first = RunDirectory(plan.settings.train.run_dir, resume=resume), voice.place.rank == 0
     with run if first else nullcontext():
         from flexvae_cli.engine import loop
+        from flexvae_cli.engine.observers import make_observers, observed
         from flexvae_cli.engine.records import recorded
         from flexvae_cli.engine.starting import gather
 
-        events = loop.train(plan, gather(plan, world), run, resume=resume, force=force)
-        if first:
-            summary, signal = follow(recorded(events, run), run, path, plan.settings.train.max_steps or 0)
-        else:
-            summary, signal = {}, follow_silently(events)
+        with make_observers(plan.callbacks if first else ()) as observers:
+            events = loop.train(plan, gather(plan, world), run, resume=resume, force=force)
+            if first:
+                shown = observed(recorded(events, run), observers)
+                summary, signal = follow(shown, run, path, plan.settings.train.max_steps or 0)
+            else:
+                summary, signal = {}, follow_silently(events)
     if as_json and first:
         ui.json(summary)
     if world is not None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from flexvae_cli.config.layers import read_files, read_overrides, user_expanded
 from flexvae_cli.config.locate import KeyPath
-from flexvae_cli.config.problems import problems
+from flexvae_cli.config.problems import problems, unknown_in_data
 from flexvae_cli.config.settings import RelativePath, Settings, table_in
 from flexvae_cli.errors import UsageError
 
@@ -59,10 +59,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         asked = layers[: len(layers) - len(overrides)] if missing else layers
         return next((layer.where(p) for p in around for layer in reversed(asked) if layer.has(p)), str(path))
 
+    unknown = unknown_in_data(document, where)
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
-        raise UsageError(*problems(error, document, where)) from None
+        raise UsageError(*problems(error, document, where, unknown)) from None
+    if unknown:
+        raise UsageError(*unknown)
     return Config(settings, path, document)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,15 +44,18 @@ class Where(Protocol):
     def __call__(self, key: KeyPath, missing: bool = False) -> str: ...
 
 
-def problems(error: ValidationError, document: Mapping[str, Any], where: Where) -> list[Problem]:
+def problems(
+    error: ValidationError, document: Mapping[str, Any], where: Where, more: Sequence[Problem] = ()
+) -> list[Problem]:
     """One problem for each key that is unknown, missing or has a wrong value, in the order of the lines.
 
     Args:
         error: what `Settings.model_validate(document)` raised.
         document: the config as a nested mapping.
         where: maps a key path to the place that errors name.
+        more: problems that are known already.
     """
-    found: list[Problem] = []
+    found = [*more]
     by_key: dict[KeyPath, list[ErrorDetails]] = {}  # a union has an error for each of its branches
     for detail in error.errors(include_url=False):
         path, rest = _split(detail["loc"], document)
@@ -64,6 +67,15 @@ def problems(error: ValidationError, document: Mapping[str, Any], where: Where) 
             by_key.setdefault(path, []).append(detail)
     found += [_wrong(path, details, document, where(path)) for path, details in by_key.items()]
     return sorted(found, key=_place)
+
+
+def unknown_in_data(document: Mapping[str, Any], where: Where) -> list[Problem]:
+    """The keys of `[data]` that are no settings, where no reader is named whose parameters they could be."""
+    table = document.get("data")
+    if not isinstance(table, dict) or "reader" in table:
+        return []
+    keys = [key for key in table if key not in _table_at(("data",)).model_fields]
+    return [_unknown(("data", key), table[key], where(("data", key))) for key in keys]
 
 
 def _place(problem: Problem) -> tuple[bool, str, int]:

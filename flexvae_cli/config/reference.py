@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import types
@@ -68,8 +69,10 @@ def _section(name: str, field: FieldInfo) -> Iterator[str]:
     many = get_origin(_plain(field.annotation)) is tuple
     inner = {key: f for key, f in table.model_fields.items() if table_in(f.annotation) and not _is_changes(f)}
     rows = "\n".join(_row(key, f) for key, f in table.model_fields.items() if key not in inner)
-    title = f"[[{name}]]" if many else f"[{name}]"
-    yield f"## {title}\n\n{table.__doc__}\n\n{COLUMNS}\n{rows}\n"
+    named = get_origin(_plain(field.annotation)) is dict
+    title = f"[[{name}]]" if many else f"[{name}.NAME]" if named else f"[{name}]"
+    parts = [f"## {title}", inspect.cleandoc(table.__doc__ or ""), f"{COLUMNS}\n{rows}" if rows else ""]
+    yield "\n\n".join(filter(None, parts)) + "\n"
     for key, f in inner.items():
         yield from _section(f"{name}.{key}", f)
 

@@ -9,12 +9,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from flexvae_cli import plugins
 from flexvae_cli.api import Encoded, LayerSpec, Reach, Shape, ShapeError, Step
 from flexvae_cli.api.trace import local, text
 from flexvae_cli.codes import Bound
 from flexvae_cli.engine.bottlenecks.quantized import QuantizedBottleneck, QuantizedEntry
 from flexvae_cli.engine.vae import VAE
+from flexvae_cli.entry_points import CORE
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
+from flexvae_cli.faults import fault
 from flexvae_cli.net import Net
 from flexvae_cli.structure import Item, Leaf
 
@@ -83,10 +86,18 @@ def _made(bound: Bound, where: str) -> nn.Module:
     except FlexVAEError:
         raise
     except Exception as error:  # a factory is a stranger's code: whatever it raises is reported with its place
-        raise UsageError(f"{bound.code} cannot be built: {error}", where=where) from error
+        own = isinstance(error, ValueError)  # words for the user
+        words = str(error) if own else fault(error, bound.spec.factory.__module__)
+        raise UsageError(f"{_named(bound)} cannot be built: {words}", where=where) from error
     if not isinstance(module, nn.Module):
-        raise UsageError(f"{bound.code} makes a {type(module).__name__}, not a torch module", where=where)
+        raise UsageError(f"{_named(bound)} makes a {type(module).__name__}, not a torch module", where=where)
     return module
+
+
+def _named(bound: Bound) -> str:
+    """A code, and the plugin that it comes with, where that is not the core."""
+    origin = plugins.installed().origin(bound.spec)
+    return bound.code if origin.partition(" ")[0] in ("", CORE) else f"{bound.code} ({origin})"
 
 
 def _refuse_giants(net: Net) -> None:

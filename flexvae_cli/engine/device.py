@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from typing import Literal
 
@@ -21,6 +22,7 @@ OUT_OF_MEMORY = (  # where torch and the libraries under it raise a plain Runtim
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = 2**31 - 1
+LARGE = 1 << 18  # bytes
 
 
 def choose_device(name: str, where: str = "train.device") -> torch.device:
@@ -69,12 +71,24 @@ def keep_freed_memory(allocator: Literal["keep", "system"] = "keep") -> bool:
     """Tell glibc to keep freed memory instead of returning it page by page; returns whether that was done.
 
     A training step frees and takes the same large blocks again and again; each return to the kernel costs page faults.
-    Both thresholds are needed. Elsewhere than on glibc nothing happens.
+    Both thresholds are needed: the second alone makes it slower. Elsewhere than on glibc nothing happens, nor where the
+    environment variable FLEXVAE_ALLOCATOR is `system`.
     """
-    if allocator == "system" or platform.libc_ver()[0] != "glibc":
+    if "system" in (allocator, os.environ.get("FLEXVAE_ALLOCATOR")) or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, NEVER)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def return_freed_memory() -> bool:
+    """Tell glibc to return every large block to the kernel as soon as it is freed; returns whether that was done.
+
+    Where the peak of the process counts: in a heap that is kept, blocks of ever other sizes leave gaps.
+    """
+    if os.environ.get("FLEXVAE_ALLOCATOR") == "system" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(mallopt(M_TRIM_THRESHOLD, LARGE))
 
 
 def is_out_of_memory(error: Exception) -> bool:

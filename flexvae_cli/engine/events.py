@@ -1,91 +1,31 @@
-"""What training tells: the terminal, the log file, metrics.jsonl and TensorBoard all read these."""
+"""What training tells, which plugins may see too: the events of `flexvae_cli.api.events`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from flexvae_cli.api.events import (
+    Advanced,
+    BadFileMet,
+    Event,
+    Finished,
+    Logged,
+    Noticed,
+    Previewed,
+    Saved,
+    Skipped,
+    Started,
+    Validated,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The run begins, or goes on, at `step`."""
-
-    step: int
-    max_steps: int
-    steps_per_epoch: int
-    device: str
-    parameters: int
-    training_images: int
-    validation_images: int
-    resumed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Noticed:
-    """Something that a person should know and that does not end the run."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadFileMet:
-    """An input file that cannot be used; another one stands in for it."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The update of step `step`, counted from 1, was skipped: its loss or gradient was not finite."""
-
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """One more step is taken; for progress bars."""
-
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """Means over the steps since the last one: losses, `lr`, `images_per_second`, `data_wait` (a share of the time)."""
-
-    step: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Validated:
-    """Means over the validation images: losses, `psnr` in dB, `ssim`."""
-
-    step: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Previewed:
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end: all steps are taken, or a signal asked to stop (`signal` is its number, else 0)."""
-
-    step: int
-    seconds: float
-    signal: int = 0
-
-
-Event = Started | Noticed | BadFileMet | Skipped | Advanced | Logged | Validated | Previewed | Saved | Finished
+__all__ = [
+    "Advanced",
+    "BadFileMet",
+    "Event",
+    "Finished",
+    "Logged",
+    "Noticed",
+    "Previewed",
+    "Saved",
+    "Skipped",
+    "Started",
+    "Validated",
+]

@@ -1,4 +1,4 @@
-"""The form in which a net computes: layout, what norms compute in, recomputed activations, compiled parts.
+"""The form in which a net computes: layout, fused layers, what norms compute in, recomputed or compiled parts.
 
 None of it changes what the net means or how its `state_dict` looks.
 """
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flexvae_cli.config.settings import TrainTable
+from flexvae_cli.engine import rules
+from flexvae_cli.engine.fusing import fuse
 from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import Problem, UsageError
@@ -35,19 +37,23 @@ def take_form(vae: VAE, train: TrainTable, precision: Precision) -> torch.memory
         UsageError: an entry of `activation_checkpointing` is not in the net.
     """
     _norms(vae, train.norm_dtype, precision)
-    _recompute(vae, train.activation_checkpointing)
-    layout = _layout(vae, train.layout, precision)
+    apart = _recomputed(vae, train.activation_checkpointing)
+    fusing = "off" if train.compile else train.fuse  # a compiler wants the layers as they are written
+    fuse(vae, fusing, wide_norms=train.norm_dtype == "fp32", apart=apart)
+    for entry in apart:
+        entry.forward = _recomputing(entry)  # of what is fused inside of it
+    layout = _layout(vae, train.layout, precision, fused=fusing != "off")
     if train.compile:
         vae.encoder.compile()
         vae.decoder.compile()
     return layout
 
 
-def _layout(vae: VAE, wanted: str, precision: Precision) -> torch.memory_format:
-    gains = precision.device.type == "cuda" and precision.dtype is not None
-    if wanted == "contiguous" or (wanted == "auto" and not gains):
+def _layout(vae: VAE, wanted: str, precision: Precision, *, fused: bool) -> torch.memory_format:
+    best = rules.layout(precision.device, precision.dtype, training=True, fused=fused)
+    if wanted == "contiguous" or (wanted == "auto" and best is torch.contiguous_format):
         return torch.contiguous_format
-    if any(p.dim() in (3, 5) for p in vae.parameters()):
+    if not rules.is_of_images(vae):
         if wanted == "auto":
             return torch.contiguous_format
         raise UsageError("channels-last is a layout of images; this net has other axes", where="train.layout")
@@ -88,20 +94,27 @@ def _as(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return None if parameter is None else parameter.to(x.dtype)
 
 
-def _recompute(vae: VAE, wanted: str | tuple[str, ...]) -> None:
+def _recomputed(vae: VAE, wanted: str | tuple[str, ...]) -> list[nn.Module]:
+    """The entries that are to recompute what is inside of them."""
     if wanted == "off":
-        return
-    entries = {f"{side}.{key}": m for side in ("encoder", "decoder") for key, m in getattr(vae, side).named_children()}
-    chosen = (
-        [key for key, m in entries.items() if next(m.children(), None) is not None] if wanted == "blocks" else wanted
-    )
+        return []
+    entries = _entries(vae)
+    chosen = blocks_of(vae) if wanted == "blocks" else wanted
     unknown = [key for key in chosen if key not in entries]
     if unknown:
         hint = f"entries are {next(iter(entries))} to {list(entries)[-1]}"
         where = "train.activation_checkpointing"
         raise UsageError(*(Problem(f"the net has no entry '{key}'", where, hint=hint) for key in unknown))
-    for key in chosen:
-        entries[key].forward = _recomputing(entries[key])
+    return [entries[key] for key in chosen]
+
+
+def _entries(vae: VAE) -> dict[str, nn.Module]:
+    return {f"{side}.{key}": m for side in ("encoder", "decoder") for key, m in getattr(vae, side).named_children()}
+
+
+def blocks_of(vae: VAE) -> list[str]:
+    """The entries that have parts: what `activation_checkpointing = "blocks"` stands for."""
+    return [key for key, module in _entries(vae).items() if next(module.children(), None) is not None]
 
 
 def _recomputing(module: nn.Module) -> Callable[..., Any]:

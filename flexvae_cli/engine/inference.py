@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flexvae_cli.engine.data.dataset import Fault, WholeImages, center_crop
+from flexvae_cli.engine.data.files import WholeFiles, read_numbers
 from flexvae_cli.engine.data.images import read_image, to_tensor
 from flexvae_cli.engine.data.loader import whole_images
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.metrics import Scores, scores
+from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.randomness import generator
 from flexvae_cli.errors import DataError, ModelError, UsageError
 
@@ -22,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexvae_cli.api import Encoded, Shape
+    from flexvae_cli.api.readers import About
     from flexvae_cli.engine.data.sources import Item
+    from flexvae_cli.engine.kind import Kind
     from flexvae_cli.engine.model import Model
 
 BATCH_SIZE = 8
@@ -32,20 +38,21 @@ Some = TypeVar("Some")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image: its name, and its pixels (c, h, w) in [-1, 1]."""
+    """A sample: its name, its numbers (c, *space) in [-1, 1], and what its file says of itself."""
 
     name: str
     x: Tensor
+    about: About = field(default_factory=dict)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.x.shape[1], self.x.shape[2]
+    def size(self) -> Shape:
+        """The sizes of its axes: height and width of an image."""
+        return tuple(self.x.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """An image, what the model makes of it, (c, h, w) in [-1, 1], and how near the two are."""
+    """A sample, what the model makes of it, (c, *space) in [-1, 1], and how near the two are."""
 
     sample: Sample
     x: Tensor
@@ -53,48 +60,84 @@ class Reconstruction:
 
 
 def read_samples(
-    model: Model, items: Sequence[Item], *, workers: int, report: Callable[[Fault], None]
+    model: Model,
+    items: Sequence[Item],
+    *,
+    workers: int,
+    report: Callable[[Fault], None],
+    size: tuple[int, int] | None = None,
+    kind: Kind | None = None,
 ) -> Iterator[Sample]:
-    """The images in order, at their own size, prepared as the training images were.
+    """The samples in order, prepared as the training samples were.
 
     Args:
         model: for which they are prepared.
         items: the images.
         workers: most processes that read, one for every four images at most, since they take a while to start; 0 reads
             in this one.
+        size: (height, width) to scale and crop each image to; None leaves it at its own size.
         report: is told of every file that cannot be read, once.
+        kind: what they are, as `samples_in` found it; by default images.
 
     Raises:
         UsageError: the model does not take images.
         DataError: none of the files can be read, or a worker died.
     """
-    dataset = WholeImages(items, image_channels(model), **_preprocessing(model))
+    if kind is not None and not kind.pictures:
+        yield from _read_files(kind, items, min(workers, len(items) // 4), report)
+        return
+    dataset = WholeImages(items, image_channels(model), size=size, **preparation_of(model))
     readable = False
     for item, array in whole_images(dataset, workers=min(workers, len(items) // 4)):
         if isinstance(array, BadFile):
             report(Fault(item.name, array.reason))
         else:
             readable = True
-            yield Sample(item.name, to_tensor(array))
+            yield Sample(item.name, to_tensor(array), {"bits": 16} if array.dtype == np.uint16 else {})
     if not readable:
         raise DataError(f"none of the {len(items)} images can be read, the first is {items[0].path}")
 
 
-def read_pair(model: Model, first: Path, second: Path) -> tuple[Sample, Sample]:
-    """Two images, the centre of each at the largest size that both have.
+def _read_files(kind: Kind, items: Sequence[Item], workers: int, report: Callable[[Fault], None]) -> Iterator[Sample]:
+    """`read_samples` for what is no picture."""
+    readable = False
+    for (item, about), x in whole_images(WholeFiles(items, kind.chosen.reader, kind.shape, kind.most), workers=workers):
+        if isinstance(x, BadFile):
+            report(Fault(item.name, x.reason))
+        else:
+            readable = True
+            yield Sample(item.name, torch.from_numpy(x), about)
+    if not readable:
+        raise DataError(f"none of the {len(items)} files can be read, the first is {items[0].path}")
+
+
+def read_pair(model: Model, first: Path, second: Path, kind: Kind | None = None) -> tuple[Sample, Sample]:
+    """Two samples, the centre of each at the largest size that both have.
 
     Raises:
         UsageError: the model does not take images.
         DataError: a file cannot be read.
     """
+    if kind is not None and not kind.pictures:
+        return _pair_of_files(kind, first, second)
     channels = image_channels(model)
     try:
-        arrays = [read_image(path, channels=channels, **_preprocessing(model)) for path in (first, second)]
+        arrays = [read_image(path, channels=channels, **preparation_of(model)) for path in (first, second)]
     except BadFile as bad:
         raise DataError(bad.reason, where=str(bad.path)) from bad
     height, width = (min(array.shape[axis] for array in arrays) for axis in (0, 1))
     a, b = (to_tensor(center_crop(array, height, width)) for array in arrays)
     return Sample(first.name, a), Sample(second.name, b)
+
+
+def _pair_of_files(kind: Kind, first: Path, second: Path) -> tuple[Sample, Sample]:
+    try:
+        a, b = (read_numbers(kind.chosen.reader, path, kind.shape, kind.most) for path in (first, second))
+        size = [min(sizes) for sizes in zip(a.shape[:-1], b.shape[:-1], strict=True)]
+        x, y = (center_crop(numbers, *size).sample() for numbers in (a, b))
+    except BadFile as bad:
+        raise DataError(bad.reason, where=str(bad.path)) from bad
+    return Sample(first.name, x, a.about), Sample(second.name, y, b.about)
 
 
 def image_channels(model: Model) -> int:
@@ -110,9 +153,10 @@ def image_channels(model: Model) -> int:
     return shape[0]
 
 
-def _preprocessing(model: Model) -> dict[str, Any]:
+def preparation_of(model: Model) -> dict[str, Any]:
+    """How images are read for a model, as options of `read_image`."""
     how = model.description.get("preprocessing", {})
-    return {key: how[key] for key in ("background", "exif", "max_pixels") if key in how}
+    return {key: how[key] for key in ("background", "exif", "max_pixels", "draft") if key in how}
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
@@ -166,17 +210,28 @@ def require_finite(model: Model, samples: Sequence[Sample], each: Iterable[Tenso
 
 
 @torch.inference_mode()
-def decode_batch(model: Model, latents: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Latents (b, c', h', w') -> samples (c, h, w) on the host, each cropped to its size."""
-    x = model.decode(latents.to(model.device)).to("cpu", torch.float32)  # (b, c, h, w)
-    return [image[:, :height, :width] for image, (height, width) in zip(x, sizes, strict=True)]
+def decode_batch(model: Model, latents: Tensor, sizes: Sequence[Shape]) -> list[Tensor]:
+    """Latents (b, c', *space') -> samples (c, *space) on the host, each cropped to its size."""
+    x = model.decode(latents.to(model.device)).to("cpu", torch.float32)  # (b, c, *space)
+    return [one[(slice(None), *(slice(n) for n in size))] for one, size in zip(x, sizes, strict=True)]
 
 
-def reconstruct(model: Model, samples: Iterable[Sample], batch_size: int = BATCH_SIZE) -> Iterator[Reconstruction]:
-    """Encode and decode every image; latents are posterior means, where there is a posterior."""
+def reconstruct(
+    model: Model, samples: Iterable[Sample], batch_size: int = BATCH_SIZE, precision: Precision | None = None
+) -> Iterator[Reconstruction]:
+    """Encode and decode every image; latents are posterior means, where there is a posterior.
+
+    Args:
+        model: what does it.
+        samples: the images.
+        batch_size: most of them in a batch.
+        precision: how the nets compute, by default in fp32; scores are computed in fp32 always.
+    """
     for run in runs(samples, lambda sample: model.net.fitting(sample.size), batch_size):
-        latents = encode_batch(model, [sample.x for sample in run])
-        for sample, x in zip(run, decode_batch(model, latents, [s.size for s in run]), strict=True):
+        with precision.autocast() if precision else nullcontext():
+            latents = encode_batch(model, [sample.x for sample in run])
+            images = decode_batch(model, latents, [sample.size for sample in run])
+        for sample, x in zip(run, images, strict=True):
             yield Reconstruction(sample, x, scores(sample.x, x))
 
 
@@ -189,18 +244,16 @@ def prior_samples(model: Model, count: int, size: Shape, *, seed: int, fitted: b
     Args:
         model: what decodes them.
         count: how many.
-        size: height and width.
+        size: of the samples.
         seed: all randomness follows from it.
         fitted: draw from the latents' statistics in training; see `Model.prior`.
 
     Raises:
         UsageError: the model has no prior, no statistics, or takes no images.
     """
-    image_channels(model)
-    height, width = size
     for index in range(count):
         latent = model.prior(1, size, generator=generator(seed, "sample", index), fitted=fitted)
-        yield decode_batch(model, latent, [(height, width)])[0]
+        yield decode_batch(model, latent, [size])[0]
 
 
 def interpolation(model: Model, a: Sample, b: Sample, *, steps: int, spherical: bool) -> Iterator[Tensor]:

@@ -66,6 +66,7 @@ def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool, 
         len(trainer.source.training),
         trainer.source.held_out,
         checkpoint is not None,
+        run.path,
     )
     yield from notices
     yield from (BadFileMet(*bad) for bad in trainer.source.bad)

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from flexvae_cli.engine.naming import MOST_BYTES as MOST_NAME_BYTES
 from flexvae_cli.engine.reading import read_json, seal_of
-from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.errors import ModelError, Problem
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)  # format 1 lacks the sources of the images and the error of what is stored
 MANIFEST = "manifest.json"
 MOST_BYTES = 1 << 30  # of a manifest; a million images take about 150 MB
 MOST_PROBLEMS = 5  # named in an error
@@ -61,14 +62,27 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class StoredError(Entry):
+    """What rounding to the stored type cost, in the unit of what is stored.
+
+    Attributes:
+        rms: root of the mean squared difference from fp32.
+        max: the greatest difference.
+    """
+
+    rms: Annotated[float, Field(ge=0)]
+    max: Annotated[float, Field(ge=0)]
+
+
 class LatentFile(Entry):
-    """A safetensors file.
+    """A file of latents.
 
     Attributes:
         path: below the folder.
         sha256, bytes: of its content.
         count: latents in it.
         shape: (c, h, w) of each, or (q, h, w) where these are indices.
+        error: what rounding cost, where the type is not that of the net's output.
     """
 
     path: Name
@@ -76,6 +90,22 @@ class LatentFile(Entry):
     bytes: Count
     count: Extent
     shape: Annotated[tuple[Extent, ...], Field(strict=False)]
+    error: StoredError | None = None
+
+
+class ImageSource(Entry):
+    """The content of an image file when it was encoded.
+
+    Attributes:
+        bytes, mtime_ns: its size and when it was last modified, in nanoseconds since 1970.
+        sha256: of its content.
+        about: what it says of itself that its kind needs when it is written: rate, affine, type; empty for images.
+    """
+
+    bytes: Count
+    mtime_ns: int
+    sha256: Sha256
+    about: dict[str, Any] = {}
 
 
 class LatentImage(Entry):
@@ -87,13 +117,15 @@ class LatentImage(Entry):
         index: which latent of that file.
         size: (height, width) of the image.
         label: which of the manifest's labels it has.
+        source: the image file; None in a manifest of format 1.
     """
 
     name: Name
     file: Name
     index: Count
-    size: Annotated[tuple[Extent, Extent], Field(strict=False)]
+    size: Annotated[tuple[Extent, ...], Field(strict=False, min_length=1)]
     label: Count
+    source: ImageSource | None = None
 
 
 class Failure(Entry):
@@ -107,19 +139,30 @@ class Latents(Entry):
     """What the numbers are.
 
     Attributes:
-        value: `mean` of the posterior, the bottleneck's `output` where it has no posterior, or a quantizer's `indices`.
+        value: `moments` of the posterior (mean and deviation), its `mean`, a `sample` of it, the bottleneck's `output`
+            where it has no posterior, or a quantizer's `indices`.
         scaling: `raw`: as the decoder takes them; `normalized`: less `mean` and divided by `std` of the statistics.
         flip: whether the files hold the latents of the mirrored images as well.
         statistics: per channel `mean` and `std` of the raw latents. For normalized ones, the very numbers that undo
             it; for raw ones, those that the model carries, empty where it carries none.
-        dtype: `float32`, or `uint10` for indices of 10 bits: one behind the other, the lowest bit first.
+        dtype: `float32`, `float16`, `bfloat16`, `int8` with a scale and an offset for each channel of each latent, or
+            `uint10` for indices of 10 bits: one behind the other, the lowest bit first.
+        seed: what a `sample` was drawn from, together with the name of the image.
+        precision: how the net computed.
+        error: of all files together.
+        tile: side in pixels of the tiles that the net ran in, which makes the latents approximate; None where it saw
+            whole images.
     """
 
-    value: Literal["mean", "output", "indices"]
+    value: Literal["moments", "mean", "sample", "output", "indices"]
     scaling: Literal["raw", "normalized"] = "raw"
-    dtype: Annotated[str, Field(pattern=r"^(float32|uint([1-9]|[1-5][0-9]|6[0-2]))$")] = "float32"
+    dtype: Annotated[str, Field(pattern=r"^(float32|float16|bfloat16|int8|uint([1-9]|[1-5][0-9]|6[0-2]))$")] = "float32"
     flip: bool
     statistics: dict[str, Any]
+    seed: int | None = None
+    precision: str = "fp32"
+    error: StoredError | None = None
+    tile: Extent | None = None
 
 
 class Source(Entry):
@@ -139,7 +182,8 @@ class Source(Entry):
 class Manifest(Entry):
     """A folder of latents, in full; `images` is in the order in which they were encoded."""
 
-    layout: Literal["shards", "files"]
+    layout: Literal["shards", "files", "npy", "wds"]
+    shard_size: Extent | None = None
     model: Source
     latents: Latents
     preprocessing: dict[str, Any]
@@ -176,8 +220,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     content = read_json(path, MOST_BYTES)
     version = content.pop("format", None)
-    if version != FORMAT:
-        raise ModelError(f"is of format {version!r}; this FlexVAE reads format {FORMAT}", where=str(path))
+    if version not in READ or isinstance(version, bool):
+        raise ModelError(f"is of format {version!r}; this FlexVAE reads format {FORMAT} and older", where=str(path))
     if content.pop("seal", None) != seal_of({"format": version, **content}):
         raise ModelError("is damaged or was edited: its seal does not match its content", where=str(path))
     try:
@@ -211,19 +255,3 @@ def _check_places(manifest: Manifest, path: Path) -> None:
         raise ModelError("names an image twice", where=str(path))
     if any(image.label >= len(manifest.labels) for image in manifest.images):
         raise ModelError("gives an image a label that it does not list", where=str(path))
-
-
-def refuse_latents(root: Path, weights_hash: str) -> None:
-    """Refuse to write where an encode has been completed.
-
-    Raises:
-        UsageError: says whether the latents there are those of the same model.
-    """
-    if not (root / MANIFEST).exists():
-        return
-    try:
-        there = read_manifest(root).model.weights_hash
-    except ModelError as error:
-        raise UsageError(*error.problems, hint="choose another output folder, or add --overwrite") from error
-    whose = "of this model" if there == weights_hash else f"of another model (weights {there[:12]})"
-    raise UsageError(f"holds latents {whose}", where=str(root), hint="choose another output folder, or add --overwrite")

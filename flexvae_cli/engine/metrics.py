@@ -12,6 +12,8 @@ from pytorch_msssim import ms_ssim as windowed_ms_ssim
 from pytorch_msssim import ssim as windowed_ssim
 from torch import Tensor
 
+from flexvae_cli.api import Shape
+
 SSIM_WINDOW = 11  # pixels; smaller images have no SSIM
 MS_SSIM_SIDE = (SSIM_WINDOW - 1) * 2**4 + 1  # pixels; the window must fit after four halvings
 
@@ -35,33 +37,34 @@ def to_unit(x: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of two images (c, h, w) in [0, 1]: 10 log10(1 / mean squared error), in dB."""
+    """Peak signal-to-noise ratio of two images (c, *space) in [0, 1]: 10 log10(1 / mean squared error), in dB."""
     error = (a.double() - b.double()).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(a: Tensor, b: Tensor) -> float | None:
-    """Structural similarity of two images (c, h, w) in [0, 1], mean over channels (Wang et al., 2004).
+    """Structural similarity of two images (c, *space) in [0, 1], mean over channels (Wang et al., 2004).
 
-    The window is a Gaussian of 11 pixels and deviation 1.5. None where a side has fewer than 11 pixels.
+    The window is a Gaussian of 11 pixels (voxels) and deviation 1.5. None where a side has fewer than 11, and of a
+    signal, for which it is not defined.
     """
-    if min(a.shape[1:]) < SSIM_WINDOW:
+    if a.dim() < 3 or min(a.shape[1:]) < SSIM_WINDOW:
         return None
     return float(windowed_ssim(a[None], b[None], data_range=1.0, size_average=False, win_size=SSIM_WINDOW))
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> float | None:
-    """Multi-scale structural similarity of two images (c, h, w) in [0, 1], mean over channels (Wang et al., 2003).
+    """Multi-scale structural similarity of two images (c, *space) in [0, 1], mean over channels (Wang et al., 2003).
 
-    Five scales, each with the window of `ssim`. None where a side has fewer than 161 pixels.
+    Five scales, each with the window of `ssim`. None where a side has fewer than 161 pixels, and of a signal.
     """
-    if min(a.shape[1:]) < MS_SSIM_SIDE:
+    if a.dim() < 3 or min(a.shape[1:]) < MS_SSIM_SIDE:
         return None
     return float(windowed_ms_ssim(a[None], b[None], data_range=1.0, size_average=False, win_size=SSIM_WINDOW))
 
 
 def mae(a: Tensor, b: Tensor) -> float:
-    """Mean absolute error of two images (c, h, w) in [0, 1]."""
+    """Mean absolute error of two images (c, *space) in [0, 1]."""
     return (a.double() - b.double()).abs().mean().item()
 
 
@@ -71,7 +74,7 @@ def to_levels(x: Tensor) -> Tensor:
 
 
 def scores(original: Tensor, reconstruction: Tensor) -> Scores:
-    """PSNR and SSIM of samples (c, h, w) in [-1, 1]: clamped, mapped to [0, 1], not rounded to 8 bits."""
+    """PSNR and SSIM of samples (c, *space) in [-1, 1]: clamped, mapped to [0, 1], not rounded to 8 bits."""
     a, b = to_unit(original), to_unit(reconstruction)
     return Scores(psnr(a, b), ssim(a, b))
 
@@ -86,11 +89,11 @@ def mean_scores(each: Sequence[Scores]) -> Scores:
     )
 
 
-def metrics_of(each: Sequence[tuple[str, str, tuple[int, int], Scores]], **more: Any) -> dict[str, Any]:
+def metrics_of(each: Sequence[tuple[str, str, Shape, Scores]], **more: Any) -> dict[str, Any]:
     """PSNR and SSIM of every image and their means, as JSON values; JSON has no infinity, so that becomes null.
 
     Args:
-        each: name, output, (height, width) and scores of every image.
+        each: name, output, size and scores of every sample.
         more: what else is to be said, put first.
     """
     mean = mean_scores([scores for *_, scores in each])

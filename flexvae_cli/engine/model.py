@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from flexvae_cli import plugins
 from flexvae_cli.api import Encoded
+from flexvae_cli.engine import rules
 from flexvae_cli.engine.build import build_vae, meta_step
 from flexvae_cli.engine.data.images import pillow_array, to_tensor
+from flexvae_cli.engine.fusing import fuse as fuse_layers
+from flexvae_cli.engine.fusing.graph import Wanted, wanted_here
 from flexvae_cli.engine.modelfiles import ModelFiles, find_model, require_same_tensors
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import ModelError, UsageError
@@ -35,7 +38,10 @@ class Model(nn.Module):
         description: what the model file says: input, preprocessing, latent statistics, plugins.
         path: the directory that it was loaded from.
         weights_hash: sha256 of the weights file; latents are bound to it.
+        tile: side of the tiles that it is run in, which makes what it gives approximate; None where it is not.
     """
+
+    tile: int | None = None
 
     def __init__(self, vae: VAE, net: Net, description: dict[str, Any], path: Path, weights_hash: str) -> None:
         super().__init__()
@@ -121,13 +127,32 @@ class Model(nn.Module):
             raise UsageError(f"{what} are {axes}, not {' x '.join(str(n) for n in x.shape)}", where=str(self.path))
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> Model:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    fuse: Wanted = "auto",
+    dtype: torch.dtype | None = None,
+) -> Model:
     """Load a model from a run directory, a checkpoint or a bundle; see `flexvae_cli.load_model`."""
-    return load_files(find_model(Path(path)), device=device)
+    return load_files(find_model(Path(path)), device=device, fuse=fuse, dtype=dtype)
 
 
-def load_files(found: ModelFiles, *, device: str | torch.device = "cpu") -> Model:
-    """Build the model that verified files describe.
+def load_files(
+    found: ModelFiles,
+    *,
+    device: str | torch.device = "cpu",
+    fuse: Wanted = "auto",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """Build the model that verified files describe, in the form that is fastest without gradients.
+
+    Args:
+        found: the files.
+        device: where it is to compute.
+        fuse: whether layers that follow each other compute as one, see `fusing.fuse`; with `auto`, the environment
+            variable FLEXVAE_FUSE decides where it is set.
+        dtype: of the autocast under which it will be called, None for none; a GPU's layout depends on it.
 
     Raises:
         ModelError: the weights do not fit the description, or a plugin is missing.
@@ -140,7 +165,22 @@ def load_files(found: ModelFiles, *, device: str | torch.device = "cpu") -> Mode
     weights = found.weights()
     require_same_tensors(weights, vae.state_dict(), found.path)
     vae.load_state_dict(weights)
-    return Model(vae.to(device), net, found.model, found.path, found.weights_hash)
+    vae = in_use(vae.to(device), wanted_here(fuse), dtype)
+    return Model(vae, net, found.model, found.path, found.weights_hash)
+
+
+def in_use(vae: VAE, fuse: Wanted = "auto", dtype: torch.dtype | None = None) -> VAE:
+    """A net, on its device, in the form and the layout that are fastest without gradients; it is changed in place.
+
+    Args:
+        vae: the net.
+        fuse, dtype: as in `load_files`.
+    """
+    fuse_layers(vae, fuse)
+    device = next(vae.parameters(), torch.empty(0)).device
+    if rules.is_of_images(vae):
+        vae.to(memory_format=rules.layout(device, dtype, training=False, fused=fuse != "off"))  # type: ignore[call-overload]
+    return vae
 
 
 def same_model(model: Model, weights_hash: str, where: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexvae_cli.engine.checkpoint import MODEL, STATE, TRAINING, WEIGHTS, newest_whole, read_checkpoint
 from flexvae_cli.engine.files import make_directory, publish_directory, temporary_directory, write_new, writing
+from flexvae_cli.engine.folders import require_new
 from flexvae_cli.engine.reading import chunks_of, reading
 from flexvae_cli.engine.rundir import step_directories
 from flexvae_cli.engine.sealed import given, read_sealed, require_digest, write_sealed
@@ -23,11 +24,12 @@ from flexvae_cli.engine.tensorfiles import (
     refuse_pickle,
     write_tensors,
 )
-from flexvae_cli.errors import ModelError, Problem, UsageError
+from flexvae_cli.errors import ModelError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+ABOUT_BITS = ("tensors", "layers")  # of `quantized`: name -> bits and shape, and the place of a layer -> bits
 RAW = "weights."  # part of a checkpoint's training tensors that keeps the raw weights under a running mean
 _EXPECTED = "give a run directory, a checkpoint, or a bundle made by `flexvae export`"
 
@@ -51,9 +53,29 @@ class ModelFiles:
     raw: bool = False
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights and buffers by name, on the host."""
+        """Weights and buffers by name, on the host; those of few bits as the numbers that they stand for.
+
+        Raises:
+            ModelError: they are damaged, or not what the description says.
+        """
         weights = read_tensors(self.path / WEIGHTS)
+        if self.quantized:
+            from flexvae_cli.engine.quantization.packed import unpacked_weights  # torch, which a look does without
+
+            weights = unpacked_weights(weights, self.quantized["tensors"], self.path)
         return weights | _raw_weights(self.path) if self.raw else weights
+
+    @property
+    def quantized(self) -> dict[str, Any]:
+        """What the description says of weights in few bits; empty where there are none.
+
+        Raises:
+            ModelError: it is garbled.
+        """
+        about = self.model.get("quantized", {})
+        if not isinstance(about, dict) or (about and not all(isinstance(about.get(key), dict) for key in ABOUT_BITS)):
+            raise ModelError("the model's description garbles 'quantized'", where=str(self.path))
+        return about
 
 
 def read_model(path: Path) -> ModelFiles:
@@ -147,12 +169,15 @@ def export_bundle(source: Path, target: Path, *, raw: bool = False) -> ModelFile
     return write_bundle(find_model(source, raw=raw), target)
 
 
-def write_bundle(found: ModelFiles, target: Path, **changes: Any) -> ModelFiles:
+def write_bundle(
+    found: ModelFiles, target: Path, tensors: dict[str, Tensor] | None = None, **changes: Any
+) -> ModelFiles:
     """`export_bundle` for a model that was found already.
 
     Args:
         found: the model.
         target: the directory.
+        tensors: what the copy's weights file has instead.
         changes: keys of the description that the copy has otherwise.
 
     Raises:
@@ -164,27 +189,17 @@ def write_bundle(found: ModelFiles, target: Path, **changes: Any) -> ModelFiles:
         require_new(target)
         make_directory(target.parent)
         with temporary_directory(target.absolute().with_name(f".tmp-{os.getpid()}-{target.name}")) as temporary:
-            if found.raw:
-                write_tensors(temporary / WEIGHTS, found.weights())
+            if tensors is not None or found.raw:
+                digest = write_tensors(temporary / WEIGHTS, found.weights() if tensors is None else tensors)
             else:
-                write_new(temporary / WEIGHTS, chunks_of(found.path / WEIGHTS))
-            if found.raw or changes:
-                write_sealed(temporary / MODEL, found.model | changes, weights=found.weights_hash)
+                digest = write_new(temporary / WEIGHTS, chunks_of(found.path / WEIGHTS))
+            if tensors is not None or found.raw or changes:
+                write_sealed(temporary / MODEL, found.model | changes, weights=digest.sha256)
             else:
                 write_new(temporary / MODEL, chunks_of(found.path / MODEL))
             read_model(temporary)
             publish_directory(temporary, target)
-    return ModelFiles(target, found.model | changes, found.weights_hash, found.passed_over)
-
-
-def require_new(target: Path) -> None:
-    """Refuses to write a bundle over anything.
-
-    Raises:
-        UsageError: `target` is there already and not an empty directory.
-    """
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise UsageError("is there already", where=str(target), hint="choose a new directory")
+    return ModelFiles(target, found.model | changes, digest.sha256, found.passed_over)
 
 
 def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

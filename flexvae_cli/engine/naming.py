@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -26,7 +27,9 @@ BAD_FILES = "bad_files.jsonl"
 TEMPORARY = ".tmp-flexvae-"
 
 
-def output_names(names: Sequence[str], suffix: str, reserved: Iterable[str] = ()) -> dict[str, str]:
+def output_names(
+    names: Sequence[str], suffix: str | Callable[[str], str], reserved: Iterable[str] = ()
+) -> dict[str, str]:
     """An output name for every input name, no two alike, a function of the set of names alone.
 
     `a/b.jpg` becomes `a/b.png`. Where two would meet, or one would meet a folder or a reserved name, each of them keeps
@@ -35,14 +38,15 @@ def output_names(names: Sequence[str], suffix: str, reserved: Iterable[str] = ()
 
     Args:
         names: paths below the input folder, with forward slashes, no two the same.
-        suffix: of the outputs, as in `.png`.
+        suffix: of the outputs, as in `.png`, or what gives it for the name of an input.
         reserved: names that something else will have.
     """
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     taken = {_folded(name) for name in (*reserved, *folders)}
     level = dict.fromkeys(names, 0)
+    ends = {name: suffix if isinstance(suffix, str) else suffix(name) for name in names}
     while True:
-        outputs = {name: _candidate(name, suffix, level[name]) for name in names}
+        outputs = {name: _candidate(name, ends[name], level[name]) for name in names}
         folded = {name: _folded(output) for name, output in outputs.items()}
         uses = Counter(folded.values())
         clashing = [name for name, key in folded.items() if uses[key] > 1 or key in taken]
@@ -61,7 +65,9 @@ def _candidate(name: str, suffix: str, level: int) -> str:
     """The output name at a level: 0 without the extension, 1 with it, from 2 on with a hash that differs by level."""
     folder, slash, base = name.rpartition("/")
     extension = PurePosixPath(base).suffix
-    stem = base.removesuffix(extension) if level == 0 and IMAGE_EXTENSION.fullmatch(extension) else base
+    if level == 0 and base.lower().endswith(suffix):
+        extension = base[-len(suffix) :]
+    stem = base.removesuffix(extension) if level == 0 and _is_known(extension, suffix) else base
     room = MOST_BYTES - len(suffix)
     if level > 1 or len(os.fsencode(stem)) > room:
         mark = "~" + blake2b(os.fsencode(f"{level}/{name}"), digest_size=8).hexdigest()
@@ -69,8 +75,18 @@ def _candidate(name: str, suffix: str, level: int) -> str:
     return f"{folder}{slash}{stem}{suffix}"
 
 
+def _is_known(extension: str, suffix: str) -> bool:
+    """Whether an output no longer needs what an input's name ended in."""
+    return extension.lower() == suffix or IMAGE_EXTENSION.fullmatch(extension) is not None
+
+
 def open_output(root: Path, inputs: Iterable[Path], *, overwrite: bool) -> OutputFolder:
-    """The folder that a command may write to; nothing is created yet.
+    """The folder that a command may write to, see `allowed_output`."""
+    return OutputFolder(allowed_output(root, inputs, overwrite=overwrite))
+
+
+def allowed_output(root: Path, inputs: Iterable[Path], *, overwrite: bool) -> Path:
+    """The path, resolved, of a folder that a command may write to; nothing is created yet.
 
     Args:
         root: the folder.
@@ -93,7 +109,7 @@ def open_output(root: Path, inputs: Iterable[Path], *, overwrite: bool) -> Outpu
         raise UsageError("is not a folder", where=str(root), hint="choose another output folder")
     if not overwrite and root.is_dir() and any(root.iterdir()):
         raise UsageError("is not empty", where=str(root), hint="choose another output folder, or add --overwrite")
-    return OutputFolder(place)
+    return place
 
 
 class OutputFolder:
@@ -101,11 +117,13 @@ class OutputFolder:
 
     Args:
         root: the folder, resolved.
+        shared: other processes write to it as well.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
         self.root = root
-        for orphan in root.glob(f"{TEMPORARY}*"):  # left by a process that was killed
+        self._temporary = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"  # processes of two machines share numbers
+        for orphan in () if shared else root.glob(f"{TEMPORARY}*"):  # left by a process that was killed
             orphan.unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
@@ -127,7 +145,7 @@ class OutputFolder:
             ResourceError: the disk is full or the folder cannot be written.
         """
         path = self.path(name)
-        temporary = self.root / f"{TEMPORARY}{os.getpid()}"
+        temporary = self.root / self._temporary
         with writing(path, len(data)):
             make_directory(path.parent)
             try:

@@ -55,7 +55,7 @@ class Normalization:
         return {"mean": list(self.mean), "std": list(self.std)}
 
     def normalized(self, raw: Tensor) -> Tensor:
-        """Raw latents (c, h, w) or (b, c, h, w) -> normalized ones in the same type; computed in float64."""
+        """Raw latents (b, c, *space) -> normalized ones in the same type; computed in float64."""
         mean, std = self._columns(raw)
         return ((raw.double() - mean) / std).to(raw.dtype)
 
@@ -64,9 +64,17 @@ class Normalization:
         mean, std = self._columns(normalized)
         return (normalized.double() * std + mean).to(normalized.dtype)
 
+    def narrowed(self, deviation: Tensor) -> Tensor:
+        """Deviations of raw latents, (b, c, *space), as those of normalized ones: divided, and not shifted."""
+        return (deviation.double() / self._columns(deviation)[1]).to(deviation.dtype)
+
+    def widened(self, deviation: Tensor) -> Tensor:
+        """The way back from `narrowed`."""
+        return (deviation.double() * self._columns(deviation)[1]).to(deviation.dtype)
+
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation as float64 (c, 1, 1)."""
-        shape = (-1, 1, 1)
+        """Mean and deviation as float64 (c, 1, 1), with a 1 for each axis of space."""
+        shape = (-1, *(1 for _ in like.shape[2:]))
         mean, std = (torch.tensor(each, dtype=torch.float64, device=like.device) for each in (self.mean, self.std))
         return mean.view(shape), std.view(shape)
 

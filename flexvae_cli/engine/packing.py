@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PACKED = re.compile(r"uint([1-9]|[1-5][0-9]|6[0-2])", re.ASCII)
 """What a manifest calls numbers of so many bits."""
+CHUNK = 1 << 16  # indices that are in bits at a time, a byte for each bit; together they end with a whole byte
 
 
 def codes_of(model: Model) -> int | None:
@@ -44,12 +45,28 @@ def pack(indices: Tensor, width: int) -> Tensor:
         indices: whole numbers from 0 to 2^width - 1, on the host.
         width: bits of each.
     """
-    digits = (indices.reshape(-1, 1).numpy() >> np.arange(width)) & 1  # (n, width)
-    return torch.from_numpy(np.packbits(digits.astype(np.uint8), bitorder="little"))
+    numbers, packed = indices.reshape(-1).numpy(), np.empty(packed_size(indices.shape, width), np.uint8)
+    for start in range(0, len(numbers), CHUNK):
+        whole = numbers[start : start + CHUNK].astype(_type_of(width)).view(np.uint8)
+        digits = np.unpackbits(whole, bitorder="little").reshape(-1, 8 * _type_of(width).itemsize)
+        part = np.packbits(digits[:, :width], bitorder="little")
+        packed[start * width // 8 :][: len(part)] = part
+    return torch.from_numpy(packed)
 
 
 def unpack(packed: Tensor, shape: Shape, width: int) -> Tensor:
     """The way back from `pack`: int64 indices of `shape`."""
-    count = math.prod(shape)
-    digits = np.unpackbits(packed.numpy(), count=count * width, bitorder="little").reshape(count, width)
-    return torch.from_numpy((digits.astype(np.int64) << np.arange(width)).sum(1).reshape(shape))
+    count, data = math.prod(shape), packed.numpy()
+    numbers = np.empty(count, np.int64)
+    for start in range(0, count, CHUNK):
+        here = min(CHUNK, count - start)
+        part = data[start * width // 8 :][: packed_size((here,), width)]
+        digits = np.zeros((here, 8 * _type_of(width).itemsize), np.uint8)
+        digits[:, :width] = np.unpackbits(part, count=here * width, bitorder="little").reshape(here, width)
+        numbers[start : start + here] = np.packbits(digits, bitorder="little").view(_type_of(width))
+    return torch.from_numpy(numbers.reshape(shape))
+
+
+def _type_of(width: int) -> np.dtype[np.unsignedinteger]:
+    """The narrowest whole numbers that have so many bits, lowest byte first."""
+    return np.dtype(next(f"<u{size}" for size in (1, 2, 4, 8) if width <= 8 * size))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flexvae_cli.engine.data.images import to_image
 from flexvae_cli.engine.metrics import psnr, to_unit
+from flexvae_cli.engine.picture import picture
 from flexvae_cli.engine.sheet import Tile, rows, tile
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.engine.validation import evaluating
@@ -25,7 +26,7 @@ GAP, EMPTY = 2, "#ffffff"  # between the channels of a latent
 
 
 def preview(vae: VAE, x: Tensor) -> bytes:
-    """A PNG of what `vae` does with samples (b, c, h, w) in [-1, 1]; no generator but its own is drawn from.
+    """A PNG of what `vae` does with samples (b, c, *space) in [-1, 1]; no generator but its own is drawn from.
 
     Its rows: the originals; their reconstructions and the PSNR of each; the absolute differences, whose mean over
     channels is amplified by the power of two that the label names, the largest that leaves 1 % of them at most brighter
@@ -56,18 +57,18 @@ def preview(vae: VAE, x: Tensor) -> bytes:
 
 
 def _tile(sample: Tensor, caption: str = "") -> Tile:
-    return tile(to_image(sample.nan_to_num()), caption, longest=SIDE)
+    return tile(picture(sample), caption, longest=SIDE)
 
 
 def quality(original: Tensor, reconstruction: Tensor) -> str:
-    """`28.2 dB`: the PSNR of two samples (c, h, w) in [-1, 1]."""
+    """`28.2 dB`: the PSNR of two samples (c, *space) in [-1, 1]."""
     found = psnr(to_unit(original), to_unit(reconstruction))
     return "identical" if found == math.inf else f"{found:.1f} dB"
 
 
 def differences(x: Tensor, y: Tensor) -> tuple[str, list[Tile]]:
     """A label and a grey tile per sample: |x - y| in [0, 1], the mean over channels, amplified."""
-    found = (to_unit(x) - to_unit(y)).abs().mean(dim=1, keepdim=True)  # (b, 1, h, w)
+    found = (to_unit(x) - to_unit(y)).abs().mean(dim=1, keepdim=True)  # (b, 1, *space)
     factor = BRIGHTEST
     while factor > 1 and (found * factor > 1).float().mean() > CLIPPED:
         factor //= 2

@@ -30,7 +30,6 @@ from flexvae_cli.engine.source import open_source
 from flexvae_cli.engine.trainer import Trainer
 from flexvae_cli.errors import ModelError
 from flexvae_cli.plan import Plan, make_plan
-from flexvae_cli.structure import Item, Leaf
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def replay(report: Path, device: str | None, tell: Callable[[int, int], object])
         if now < step:
             learner.step(now, micro_batches)
         else:
-            with watch.over(learner, _codes(plan)):
+            with watch.over(learner, plan.net.codes):
                 values = learner.step(now, micro_batches)
             watch.loss(values)
     names = names_of(step, trainer.sampler, trainer.source)
@@ -146,22 +145,6 @@ def _micro_batches(trainer: Trainer, start: int, step: int) -> Iterator[tuple[in
         images = trainer.source.training_at(trainer.plan.phase_at(now).shape)
         sampler = replace(trainer.sampler, start_step=now, max_steps=now + 1)
         yield now, [trainer.learner.prepare(batch.x) for batch in training_batches(images, sampler, workers=0)]
-
-
-def _codes(plan: Plan) -> dict[str, str]:
-    """The code of every layer by its name in the net."""
-    parts = {"encoder": plan.net.encoder.expanded(), "decoder": plan.net.decoder.expanded()}
-    codes = {f"{side}.{key}": code for side, items in parts.items() for key, code in _leaves(items)}
-    return {**codes, "bottleneck": plan.net.bottleneck.code}
-
-
-def _leaves(items: tuple[Item, ...]) -> Iterator[tuple[str, str]]:
-    for item in items:
-        if isinstance(item, Leaf):
-            yield item.key, item.bound.code
-        else:
-            yield from _leaves(item.body)
-            yield from _leaves(item.shortcut)
 
 
 @dataclass

@@ -14,10 +14,11 @@ from flexvae_cli.engine.checkpoint import Checkpoint
 from flexvae_cli.errors import ModelError, Problem, UsageError
 from flexvae_cli.plan import Plan
 
-FREE_TABLES = ("infer", "encode", "mem", "plugins")
+FREE_TABLES = ("callbacks", "infer", "encode", "mem", "plugins")
 FREE_KEYS = (
     "adversarial.discriminator",  # the structures themselves are compared, not where they lie
     "data.cache",
+    "data.cache_dir",
     "data.source",  # the images are compared by name, not by where they lie; `changes` tells
     "data.timeout",
     "data.workers",
@@ -32,6 +33,7 @@ FREE_KEYS = (
     "train.device",  # `changes` tells of another kind
     "train.disk_full_wait",
     "train.epochs",
+    "train.fuse",  # the same up to rounding; `changes` tells
     "train.keep_last",
     "train.log_every",
     "train.max_steps",
@@ -108,6 +110,9 @@ def changes(
         found.append("the plateau schedule looks at validations, whose interval has changed")
     if checkpoint.state.get("data") != fingerprint:
         found.append("the training images are not the ones that the run was started with")
+    fused = checkpoint.state["settings"]["train"].get("fuse", "off")  # earlier releases fused nothing
+    if fused != train.fuse:
+        found.append(f"train.fuse was '{fused}', is '{train.fuse}'")
     before = {"processes": 1, **checkpoint.state.get("environment", {})}  # earlier releases knew only one
     now = environment(device, processes)
     parts, were = train.accumulate * processes, stored["accumulate"] * before["processes"]

@@ -3,6 +3,7 @@
 config.json        the resolved settings, and the version of FlexVAE that wrote them
 ckpt/step-00001234 checkpoints, see `checkpoint.py`
 metrics.jsonl      one line of numbers per logged step
+metrics.csv        the same as a table, where the callback csv is switched on
 log.txt            what the terminal showed
 previews/          pictures
 bad_files.jsonl    input files that could not be used

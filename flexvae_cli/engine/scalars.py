@@ -75,7 +75,7 @@ def line(values: Mapping[str, float], kind: str = "train") -> str:
     terms = [scalar(name).said(values[name]) for name in terms_of(values, kind)]
     known = [scalar(name, kind).said(values[name]) for name in _known(values, kind) if name != "loss"]
     first = " ".join(filter(None, (loss, f"({', '.join(terms)})" if terms else "")))
-    return "  ".join(filter(None, (first, *known)))
+    return "  ".join(filter(None, (first, *known, *_quantizers(values))))
 
 
 def short_line(values: Mapping[str, float]) -> str:
@@ -88,6 +88,16 @@ def short_line(values: Mapping[str, float]) -> str:
 def terms_of(names: Iterable[str], kind: str = "train") -> list[str]:
     """The terms of the loss among the names, as they come."""
     return [name for name in names if name != "loss" and scalar(name, kind).group == "loss"]
+
+
+def _quantizers(values: Mapping[str, float]) -> list[str]:
+    """`bottleneck (usage 0.83, entropy 8.2, perplexity 294)`, one for each quantizer; none revived is worth no word."""
+    told: dict[str, list[str]] = {}
+    for name, value in values.items():
+        place, dot, what = name.rpartition(".")
+        if dot and (value or what != "revived"):
+            told.setdefault(place, []).append(f"{what} {value:.3g}")
+    return [f"{place} ({', '.join(each)})" for place, each in told.items()]
 
 
 def _known(values: Mapping[str, float], kind: str) -> list[str]:

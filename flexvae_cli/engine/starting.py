@@ -29,6 +29,7 @@ from flexvae_cli.engine.resume import changes, flat, require_same_run
 from flexvae_cli.engine.room import checkpoint_bytes, moments, require_room
 from flexvae_cli.engine.rundir import RunDirectory, step_directories
 from flexvae_cli.engine.source import Source, open_source
+from flexvae_cli.engine.strangers import require_as_traced
 from flexvae_cli.engine.trainer import Trainer
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import UsageError
@@ -91,6 +92,7 @@ def prepare(
     checkpoint = _checkpoint(run, world, notices) if resume else None
     if checkpoint is not None:
         require_same_run(plan, checkpoint)
+    require_as_traced((*plan.encoder.rows, *plan.bottleneck.rows, *plan.decoder.rows))
     torch.manual_seed(seed_of(settings.train.seed, "weights"))
     vae = build_vae(plan.net, logits=plan.output == "logits")
     if checkpoint is None and settings.model.init is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,18 +61,19 @@ def digest_of_tensors(tensors: dict[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the host, mapped into memory rather than read.
+    """The tensors of a safetensors file, on the host, mapped into memory rather than read, unless its name is no UTF-8.
 
     Raises:
         ModelError: it is not a safetensors file, or a damaged one.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     refuse_pickle(path)
     with reading(path):
         try:
-            return load_file(regular(path))
+            named = str(path).isascii() or os.fsencode(path) == str(path).encode("utf-8", "replace")
+            return load_file(regular(path)) if named else load(regular(path).read_bytes())
         except SafetensorError as error:
             raise ModelError(f"is not a readable safetensors file: {error}", where=str(path)) from error
 

@@ -216,7 +216,13 @@ class Trainer:
             "flexvae": __version__,
             **self.plan.net.describe(),
             "output": self.plan.output,
-            "preprocessing": {"background": data.background, "exif": data.exif, "max_pixels": data.max_pixels},
+            "preprocessing": {
+                "background": data.background,
+                "exif": data.exif,
+                "max_pixels": data.max_pixels,
+                "draft": data.draft,
+                **self.source.reader,
+            },
             "latents": statistics,
             **self.learner.describe(),
         }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from flexvae_cli.api.spec import LayerSpec
 from flexvae_cli.api.trace import Shape
 from flexvae_cli.errors import Problem
-from flexvae_cli.structure import Item, Leaf, Structure
+from flexvae_cli.structure import Structure, leaves
 from flexvae_cli.tracing import Fallback, trace
 
 CHANNELS = ("in_channels", "num_channels", "channels", "num_features", "in_features")
@@ -22,10 +20,10 @@ def assumed_input(structure: Structure, fallback: Fallback | None = None) -> Sha
     data), or a little less where that does not fit; for a structure that enlarges, it is the side that gives 256.
     """
     items = structure.expanded()
-    leaves = list(_leaves(items))
-    values = (leaf.bound.values.get(name) for leaf in leaves for name in CHANNELS)
+    layers = list(leaves(items))
+    values = (leaf.bound.values.get(name) for leaf in layers for name in CHANNELS)
     channels = next((value for value in values if isinstance(value, int)), 3)
-    dims = (leaf.bound.spec.dims for leaf in leaves if isinstance(leaf.bound.spec, LayerSpec))
+    dims = (leaf.bound.spec.dims for leaf in layers if isinstance(leaf.bound.spec, LayerSpec))
     axes = next((n for n in dims if n), 2)
     for side in (SIDES[axes], SIDES[axes] * 15 // 16, SIDES[axes] * 7 // 8):
         problems: list[Problem] = []
@@ -33,11 +31,3 @@ def assumed_input(structure: Structure, fallback: Fallback | None = None) -> Sha
         if not problems:
             return (channels, *(max(1, side * side // n) if n > side else side for n in end.gives[1:]))
     return (channels, *(SIDES[axes],) * axes)
-
-
-def _leaves(items: Sequence[Item]) -> Iterator[Leaf]:
-    for item in items:
-        if isinstance(item, Leaf):
-            yield item
-        else:
-            yield from _leaves((*item.body, *item.shortcut))

@@ -9,6 +9,7 @@ from flexvae_cli.inspection import Inspection, Line, Part
 
 def document(found: Inspection) -> dict[str, Any]:
     """An inspection as plain values, for `--json`."""
+    about = found.model.quantized if found.model else {}
     return {
         "target": found.target,
         "kind": found.kind,
@@ -23,7 +24,8 @@ def document(found: Inspection) -> dict[str, Any]:
         "flexvae": found.flexvae,
         "plugins": found.plugins,
         "size_multiple": list(found.multiples) if found.multiples else None,
-        "parts": [_part_document(part, found.parameters) for part in found.parts],
+        "quantized": {k: v for k, v in about.items() if k != "tensors"} or None,
+        "parts": [_part_document(part, found) for part in found.parts],
         "warnings": [
             {"text": note.text, "layers": [{"part": part, "key": key} for part, key in note.places]}
             for note in found.notes
@@ -31,7 +33,7 @@ def document(found: Inspection) -> dict[str, Any]:
     }
 
 
-def _part_document(part: Part, parameters: int) -> dict[str, Any]:
+def _part_document(part: Part, found: Inspection) -> dict[str, Any]:
     return {
         "name": part.name,
         "structure": part.structure.name if part.structure else None,
@@ -39,7 +41,10 @@ def _part_document(part: Part, parameters: int) -> dict[str, Any]:
         "output": list(part.trace.gives),
         "parameters": part.trace.parameters,
         "macs": part.trace.macs,
-        "rows": [_line_document(line, parameters) for line in part.lines],
+        "rows": [
+            {**_line_document(line, found.parameters), "bits": found.bits.get(f"{part.name}.{line.key}")}
+            for line in part.lines
+        ],
     }
 
 

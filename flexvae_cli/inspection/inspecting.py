@@ -117,6 +117,11 @@ class Inspection:
         return self.net.distributions if self.net else structures[0].distributions
 
     @property
+    def bits(self) -> dict[str, int]:
+        """The bits of a model's weights by layer, as in `encoder.3`; float32 where nothing is said."""
+        return dict(self.model.quantized.get("layers", {})) if self.model else {}
+
+    @property
     def parameters(self) -> int:
         return sum(part.trace.parameters for part in self.parts)
 

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import BaseModel, Field
 
 from flexvae_cli.config.settings.adversarial import AdversarialTable
+from flexvae_cli.config.settings.callbacks import CallbackTable
 from flexvae_cli.config.settings.data import DataTable
 from flexvae_cli.config.settings.loss import LossChanges, LossTable, TermTable
 from flexvae_cli.config.settings.model import ModelTable
@@ -17,6 +18,7 @@ from flexvae_cli.config.settings.values import RelativePath, Table, parse_bytes,
 
 __all__ = [
     "AdversarialTable",
+    "CallbackTable",
     "DataTable",
     "DiscriminatorOptimizerTable",
     "EmaTable",
@@ -53,6 +55,7 @@ class Settings(Table):
     ema: EmaTable = EmaTable()
     train: TrainTable
     phase: Annotated[tuple[PhaseTable, ...], Field(strict=False)] = ()
+    callbacks: dict[str, CallbackTable] = Field({})
     infer: InferTable = InferTable()
     encode: EncodeTable = EncodeTable()
     mem: MemTable = MemTable()

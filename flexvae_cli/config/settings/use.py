@@ -21,9 +21,10 @@ class EncodeTable(Table):
 
     input: Source | None = Field(None, description="an image or a folder of images, or `builtin:scenery/val`")
     output: AnyPath | None = Field(None, description="the folder that the latents go to")
-    format: Literal["shards", "files"] = Field(
+    format: Literal["shards", "files", "npy", "wds"] = Field(
         "shards",
-        description="`shards`: safetensors with many latents each; `files`: one per image, mirroring the folders",
+        description="`shards`: safetensors with many latents each; `files` and `npy`: one safetensors or .npy file per "
+        "image, mirroring the folders; `wds`: WebDataset tars",
     )
 
 

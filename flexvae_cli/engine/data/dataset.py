@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from flexvae_cli.engine.data.cache import ImageCache
 from flexvae_cli.engine.data.images import check_channels, read_image, to_tensor
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item
@@ -17,6 +18,7 @@ from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from flexvae_cli.api import Shape
     from flexvae_cli.config.settings import DataTable
 
 ATTEMPTS = 100  # at finding a readable image in place of a bad one, before giving up on the source
@@ -30,10 +32,10 @@ class Fault(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image.
+    """One sample.
 
     Attributes:
-        x: float32 (c, h, w) in [-1, 1].
+        x: float32 (c, *space) in [-1, 1].
         place: where it stands in the list of items.
         bad: the bad files in whose place it stands.
     """
@@ -47,7 +49,7 @@ class MicroBatch(NamedTuple):
     """Samples together.
 
     Attributes:
-        x: float32 (b, c, h, w) in [-1, 1].
+        x: float32 (b, c, *space) in [-1, 1].
         places: int64 (b,), where the samples stand in the list of items.
         bad: the bad files met on the way; the same file turns up again whenever its turn comes.
     """
@@ -55,6 +57,32 @@ class MicroBatch(NamedTuple):
     x: torch.Tensor
     places: torch.Tensor
     bad: tuple[Fault, ...]
+
+
+class Numbers(Protocol):
+    """(*space, c), which can be cut as an array can."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, part: Any, /) -> Any: ...
+
+
+Some = TypeVar("Some", bound=Numbers)
+
+
+class Preparing(Protocol):
+    """How a file becomes an array, and a part of it a sample: `Preparation`, or `files.FilePreparation`."""
+
+    @property
+    def shape(self) -> Shape:
+        """(c, *space) of a sample."""
+
+    def read(self, item: Item) -> Any:
+        """What can be cut, (*space, c), and has `shape` and `nbytes`; raises `BadFile`."""
+
+    def tensor(self, array: Any) -> torch.Tensor:
+        """What `read` gave, or a part of it, as a sample; raises `BadFile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +96,8 @@ class Preparation:
         background: `#rrggbb` under transparent pixels where the shape has no alpha channel.
         exif: turn photographs upright.
         max_pixels: most pixels of an image.
+        draft: decode large JPEGs at a fraction of their size, see `read_image`.
+        cache: keeps what is decoded on disk.
     """
 
     shape: tuple[int, int, int]
@@ -76,12 +106,27 @@ class Preparation:
     background: str = "#ffffff"
     exif: bool = True
     max_pixels: int = 64_000_000
+    draft: bool = True
+    cache: ImageCache | None = None
 
     @classmethod
     def of(cls, data: DataTable) -> Preparation:
         """What `[data]` asks for; `flexvae_cli.plan` has refused what no image can honour."""
         channels, height, width = data.input
-        return cls((channels, height, width), data.resize, data.min_size, data.background, data.exif, data.max_pixels)
+        return cls(
+            (channels, height, width),
+            data.resize,
+            data.min_size,
+            data.background,
+            data.exif,
+            data.max_pixels,
+            data.draft,
+            None if data.cache_dir is None else ImageCache.at(data.cache_dir),
+        )
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """What `read` gave, or a part of it, as a sample."""
+        return to_tensor(array)
 
     @property
     def least(self) -> tuple[int, int]:
@@ -97,6 +142,14 @@ class Preparation:
         Raises:
             BadFile: it cannot be read, or is smaller than `shape` and nothing enlarges it.
         """
+        if self.cache is None:
+            return self._decoded(item)
+        cover = self.shape if self.resize == "cover" else self.shape[:1]  # what decides on the pixels, and no more
+        how = repr((cover, self.background, self.exif, self.draft, self.max_pixels))
+        array = self.cache.get(item.path, how, lambda: self._decoded(item))
+        return self._large_enough(item, array)
+
+    def _decoded(self, item: Item) -> np.ndarray:
         channels, height, width = self.shape
         cover = (height, width) if self.resize == "cover" else None
         array = read_image(
@@ -106,7 +159,12 @@ class Preparation:
             exif=self.exif,
             max_pixels=self.max_pixels,
             cover=cover,
+            draft=self.draft,
         )
+        return self._large_enough(item, array)
+
+    def _large_enough(self, item: Item, array: np.ndarray) -> np.ndarray:
+        _, height, width = self.shape
         if array.shape[0] < height or array.shape[1] < width:
             raise BadFile(item.path, f"is smaller than the crop of {height}x{width}")
         return array
@@ -127,7 +185,7 @@ class TrainingImages(Dataset[Sample | DataError]):
     def __init__(
         self,
         items: Sequence[Item],
-        preparation: Preparation,
+        preparation: Preparing,
         *,
         seed: int,
         crop: Literal["random", "center"] = "random",
@@ -156,34 +214,39 @@ class TrainingImages(Dataset[Sample | DataError]):
         for attempt in range(ATTEMPTS):
             place = seed_of(self.seed, "instead", epoch, index, attempt) % len(self) if attempt else index
             try:
-                array = self._decoded(place)
+                x = self._augmented(self._decoded(place), epoch, index)
             except BadFile as fault:
                 bad.append(Fault(self.items[place].name, fault.reason))
             else:
-                return Sample(self._augmented(array, epoch, index), place, tuple(dict.fromkeys(bad)))
+                return Sample(x, place, tuple(dict.fromkeys(bad)))
         last = bad[-1]
         return DataError(f"{ATTEMPTS} images in a row cannot be read; the last one, {last.name}, {last.reason}")
 
     def _decoded(self, place: int) -> np.ndarray:
-        """The array of the image at `place`, kept for the next epoch while there is room."""
+        """The array of the image at `place`, kept for the next epoch while there is room.
+
+        What is mapped from disk is not: it is in the system's memory already, and a process can have so many maps.
+        """
         if place in self.kept:
             return self.kept[place]
         array = self.preparation.read(self.items[place])
-        if array.nbytes <= self.room:
+        if array.nbytes <= self.room and not isinstance(array, np.memmap):
             self.kept[place] = array
             self.room -= array.nbytes
         return array
 
     def _augmented(self, array: np.ndarray, epoch: int, index: int) -> torch.Tensor:
-        """Crop and mirror; one hash is the digits of all three choices."""
-        _, height, width = self.preparation.shape
+        """Crop and mirror; one hash is the digits of all choices."""
+        _, *space = self.preparation.shape
         if self.crop == "center":
-            array = center_crop(array, height, width)
+            array = center_crop(array, *space)
         draw, mirrored = divmod(seed_of(self.seed, "augment", epoch, index), 2)
-        draw, top = divmod(draw, array.shape[0] - height + 1)
-        left = draw % (array.shape[1] - width + 1)
-        array = array[top : top + height, left : left + width]
-        return to_tensor(array[:, ::-1] if self.flip and mirrored else array)
+        window = []
+        for there, wanted in zip(array.shape, space, strict=False):
+            draw, start = divmod(draw, there - wanted + 1)
+            window.append(slice(start, start + wanted))
+        array = array[tuple(window)]
+        return self.preparation.tensor(array[..., ::-1, :] if self.flip and mirrored else array)
 
 
 class EvaluationImages(Dataset[Sample | Fault]):
@@ -194,7 +257,7 @@ class EvaluationImages(Dataset[Sample | Fault]):
         preparation: how a file becomes an array.
     """
 
-    def __init__(self, items: Sequence[Item], preparation: Preparation) -> None:
+    def __init__(self, items: Sequence[Item], preparation: Preparing) -> None:
         self.items = items
         self.preparation = preparation
 
@@ -205,13 +268,14 @@ class EvaluationImages(Dataset[Sample | Fault]):
         """The sample at `index`, or what is wrong with its file; `collate` leaves those out of the batch."""
         try:
             array = self.preparation.read(self.items[index])
+            x = self.preparation.tensor(center_crop(array, *self.preparation.shape[1:]))
         except BadFile as bad:
             return Fault(self.items[index].name, bad.reason)
-        return Sample(to_tensor(center_crop(array, *self.preparation.shape[1:])), index)
+        return Sample(x, index)
 
 
 class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
-    """Images whole, at their own size, in the order of the items: for `infer` and `encode`.
+    """Images whole, at their own size or all at one size, in the order of the items: for `infer` and `encode`.
 
     Args:
         items: the images.
@@ -219,6 +283,8 @@ class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
         background: `#rrggbb` under transparent pixels where there is no alpha channel.
         exif: turn photographs upright.
         max_pixels: most pixels of an image.
+        size: (height, width) to scale each image to cover, and to crop its centre to; None leaves it as it is.
+        draft: decode large JPEGs at a fraction of their size for that, see `read_image`.
     """
 
     def __init__(
@@ -229,6 +295,8 @@ class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
         background: str = "#ffffff",
         exif: bool = True,
         max_pixels: int = 64_000_000,
+        size: tuple[int, int] | None = None,
+        draft: bool = True,
     ) -> None:
         check_channels(channels, where="")
         self.items = items
@@ -236,6 +304,8 @@ class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
         self.background = background
         self.exif = exif
         self.max_pixels = max_pixels
+        self.size = size
+        self.draft = draft
 
     def __len__(self) -> int:
         return len(self.items)
@@ -244,21 +314,24 @@ class WholeImages(Dataset[tuple[Item, np.ndarray | BadFile]]):
         """The item and its pixels (h, w, c), see `read_image`; a bad file is returned, not raised."""
         item = self.items[index]
         try:
-            return item, read_image(
+            array = read_image(
                 item.path,
                 channels=self.channels,
                 background=self.background,
                 exif=self.exif,
                 max_pixels=self.max_pixels,
+                cover=self.size,
+                draft=self.draft,
             )
+            return item, array if self.size is None else center_crop(array, *self.size)
         except BadFile as bad:
             return item, bad
 
 
-def center_crop(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The central `height` x `width` pixels of (h, w, c)."""
-    top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
-    return array[top : top + height, left : left + width]
+def center_crop(array: Some, *size: int) -> Some:
+    """The central part of (*space, c) that is as large as `size` along the axes of space."""
+    starts = [(there - wanted) // 2 for there, wanted in zip(array.shape, size, strict=False)]
+    return array[tuple(slice(start, start + wanted) for start, wanted in zip(starts, size, strict=True))]
 
 
 def collate(samples: Sequence[Sample | Fault | DataError]) -> MicroBatch | DataError:

@@ -79,5 +79,15 @@ def _decoded(path: Path, header: bytes, rows: bytes) -> np.ndarray:
     return planes.permute(1, 2, 0).numpy()
 
 
+def deep_png_bytes(pixels: np.ndarray) -> bytes:
+    """Pixels (h, w, c) of uint16, with 1 to 4 channels, as a PNG of 16 bits per channel."""
+    height, width, channels = pixels.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()  # filter 0: as it is
+    header = struct.pack(">LLBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(filtered)) + _chunk(b"IEND", b"")
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(body, zlib.crc32(kind)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import PurePosixPath
 
 READ = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")  # nothing that runs an interpreter, as EPS does
 
 # What counts as an image by its name. The second row is not read, but to be reported rather than passed over.
 IMAGE_EXTENSION = re.compile(
-    r"\.(jpe?g|jpe|jfif|a?png|webp|bmp|dib|tiff?|gif|p[pgbnf]m|avifs?"
+    r"\.(jpe?g|jpe|jfif|a?png|webp|bmp|dib|tiff?|gif|p[apgbnf]m|avifs?"
     r"|svg|hei[cf]|jxl|jp2)",
     re.IGNORECASE,
 )
@@ -38,8 +39,18 @@ def sniffed(head: bytes) -> str:
         ("TIFF", head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))),
         ("BMP", head.startswith(b"BM") and head[6:10] == b"\0\0\0\0"),
         ("PPM", PPM_HEADER.match(head) is not None),
+        ("PAM", head.startswith(b"P7\n")),
     )
     return next((name for name, found in signatures if found and len(head) > 8), "")
+
+
+def is_image(name: str, head: bytes) -> bool:
+    """Whether a file of that name, which begins with these bytes, counts as an image, to be read or to be reported."""
+    suffix = PurePosixPath(name).suffix
+    if IMAGE_EXTENSION.fullmatch(suffix):
+        return True
+    found = sniffed(head)
+    return bool(found) and (found != "TIFF" or not suffix)  # .nef, .dng, .svs are TIFFs around something else
 
 
 def foreign(head: bytes) -> str:

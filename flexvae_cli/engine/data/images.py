@@ -18,6 +18,7 @@ from flexvae_cli.engine.data.opening import (
     orientation,
     upright_size,
 )
+from flexvae_cli.engine.data.pam import PamHeader, pam_header, read_pam
 from flexvae_cli.errors import UsageError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
@@ -42,6 +43,15 @@ def check_channels(channels: int, where: str = "data.input") -> None:
         )
 
 
+def require_channels(path: Path, channels: int) -> None:
+    """Raise `BadFile` where a file cannot be made to have so many channels: more than 4 only a PAM can have."""
+    pam = pam_header(path)
+    if pam is not None:
+        _require_depth(path, pam, channels)
+    elif channels not in MODES:
+        raise BadFile(path, f"has {max(MODES)} channels at most, since it is no PAM; wanted are {channels}")
+
+
 def read_image(
     path: str | Path,
     *,
@@ -50,8 +60,9 @@ def read_image(
     exif: bool = True,
     max_pixels: int = 64_000_000,
     cover: tuple[int, int] | None = None,
+    draft: bool = True,
 ) -> np.ndarray:
-    """Read an image of any mode: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM or AVIF, by its content, not its name.
+    """Read an image of any mode: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF or PAM, by its content, not its name.
 
     Of an animation or a multi-page file the first frame is read. Grey images of 12 or 16 bits and PNGs of 16 bits per
     channel keep 16 bits, float TIFFs stay float. A PNG with several channels comes with 8 bits where it is interlaced
@@ -59,22 +70,27 @@ def read_image(
 
     Args:
         path: the file.
-        channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) of the result.
+        channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) of the result; any other number of a PAM that has
+            so many.
         background: `#rrggbb`, the colour under transparent pixels where the result has no alpha.
         exif: turn photographs upright.
         max_pixels: a larger image is refused from its header.
-        cover: scale the image until it just covers this (height, width); a JPEG is then decoded at a fraction of its
-            size where that is enough, which is many times faster.
+        cover: scale the image until it just covers this (height, width).
+        draft: decode a JPEG that is to be scaled down at a half, a quarter or an eighth of its size where that is still
+            enough, which is several times faster and differs little.
 
     Returns:
         An array (h, w, channels) of uint8, of uint16 (0 to 65535), or of float32 in [0, 1].
 
     Raises:
         BadFile: the file cannot be read; no other exception, whatever the file holds.
-        UsageError: `channels` is not 1 to 4.
+        UsageError: `channels` is not 1 to 4, and the file is no PAM.
     """
-    check_channels(channels)
     path = Path(path)
+    pam = pam_header(path)
+    if pam is not None:
+        return _of_pam(path, pam, channels, background, max_pixels, cover)
+    check_channels(channels)
     with opened(path, max_pixels) as image:
         header = check_png(path) if image.format == "PNG" else b""
         turn = orientation(image, exif=exif)
@@ -82,7 +98,8 @@ def read_image(
         if cover is not None:
             size = covering(size, cover)
             check_pixels(path, size[0] * size[1], max_pixels, has="enlarged to the input has")
-            image.draft(None, size if turn >= 5 else size[::-1])  # (width, height); only a JPEG heeds it
+            if draft:
+                image.draft(None, size if turn >= 5 else size[::-1])  # (width, height); only a JPEG heeds it
         if header and is_deep(header) and is_srgb(image):
             return _deep_colour(path, channels, background, turn, size)
         image.load()
@@ -155,6 +172,45 @@ def _placed(plane: Image.Image, turn: int, size: tuple[int, int]) -> Image.Image
 def _deep_colour(path: Path, channels: int, background: str, turn: int, size: tuple[int, int]) -> np.ndarray:
     """A PNG of 16 bits and several channels as (*size, channels) of uint16, in the same steps as an image of 8."""
     colour, alpha = (part.astype(np.float32) / 65535 for part in read_deep_png(path))  # (h, w, 1 or 3), (h, w, 1)
+    return _composed(colour, alpha, channels, background, turn, size)
+
+
+def _of_pam(
+    path: Path, pam: PamHeader, channels: int, background: str, max_pixels: int, cover: tuple[int, int] | None
+) -> np.ndarray:
+    """A PAM as (*size, channels) of the depth that it has: by its meaning where it is a picture, else as it is."""
+    size = (pam.height, pam.width)
+    check_pixels(path, size[0] * size[1], max_pixels)
+    if cover is not None:
+        size = covering(size, cover)
+        check_pixels(path, size[0] * size[1], max_pixels, has="enlarged to the input has")
+    meaningful = _require_depth(path, pam, channels)
+    pixels = read_pam(path, pam)
+    if pam.depth == channels and size == pixels.shape[:2]:
+        return pixels
+    unit = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    if meaningful:
+        alpha = unit[..., -1:] if pam.has_alpha else np.ones_like(unit[..., :1])
+        colour = unit[..., :-1] if pam.has_alpha else unit
+        deep = _composed(colour, alpha, channels, background, 1, size)
+    else:
+        bands = [np.array(_placed(Image.fromarray(band), 1, size)) for band in np.moveaxis(unit, 2, 0)]
+        deep = np.rint(np.stack(bands, axis=2).clip(0, 1) * 65535).astype(np.uint16)
+    return deep if pixels.dtype == np.uint16 else np.rint(deep / 257).astype(np.uint8)
+
+
+def _require_depth(path: Path, pam: PamHeader, channels: int) -> bool:
+    """Whether a PAM is a picture, whose channels can be converted; any other must have as many as are wanted."""
+    meaningful = channels in MODES and pam.depth in MODES and (pam.depth in (1, 3) or pam.has_alpha)
+    if not meaningful and pam.depth != channels:
+        raise BadFile(path, f"has {pam.depth} channels; wanted are {channels}")
+    return meaningful
+
+
+def _composed(
+    colour: np.ndarray, alpha: np.ndarray, channels: int, background: str, turn: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Colour (h, w, 1 or 3) and alpha (h, w, 1) in [0, 1], turned and scaled, as (*size, channels) of uint16."""
     if channels in (1, 3):
         behind = np.array(ImageColor.getrgb(background), np.float32) / 255
         colour, alpha = colour * alpha + behind * (1 - alpha), np.ones_like(alpha)

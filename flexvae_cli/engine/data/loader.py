@@ -25,6 +25,7 @@ from flexvae_cli.engine.data.dataset import (
     collate,
     micro_batch,
 )
+from flexvae_cli.engine.data.files import WholeFiles
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.workers import (
     POLL,
@@ -111,20 +112,22 @@ def evaluation_batches(
 
 
 def whole_images(
-    dataset: WholeImages,
+    dataset: WholeImages | WholeFiles,
     *,
     workers: int,
+    ahead: int = 4,
     timeout: float = TIMEOUT,
     check: Callable[[], object] = nothing,
     tell: Callable[[str], object] = nothing,
 ) -> Iterator[Any]:
-    """The pairs of `dataset` one by one, in order; for the rest see `training_batches`."""
+    """The pairs of `dataset` one by one, in order; `ahead` of them are read in advance, for the rest see
+    `training_batches`."""
 
     def make(done: int) -> DataLoader[Any]:
         rest: Sequence[int] = range(done, len(dataset))
-        return _loader(
-            dataset, workers, batch_size=None, sampler=rest, collate_fn=_shared_pixels if workers else _as_it_is
-        )
+        options = {"prefetch_factor": max(1, -(-ahead // workers))} if workers else {}
+        together = _shared_pixels if workers else _as_it_is
+        return _loader(dataset, workers, batch_size=None, sampler=rest, collate_fn=together, **options)
 
     for item, pixels in _unbroken(make, timeout, check, tell):
         yield item, pixels.numpy() if isinstance(pixels, torch.Tensor) else pixels

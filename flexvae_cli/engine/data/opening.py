@@ -12,26 +12,23 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from flexvae_cli.api.readers import BadFile
 from flexvae_cli.engine.data.formats import foreign, readable, sniffed
+from flexvae_cli.engine.data.pam import pam_header
+
+__all__ = [
+    "BadFile",
+    "check_pixels",
+    "check_png",
+    "image_size",
+    "opened",
+    "orientation",
+    "png_chunks",
+    "quiet_pillow",
+    "upright_size",
+]
 
 IMAGE_WIDTH, IMAGE_LENGTH = 256, 257  # TIFF tags
-
-
-class BadFile(Exception):  # noqa: N818 - it names the file, and most often travels as a value
-    """A file that cannot serve as a sample; it costs one line of a report, never the run.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong, as the end of a sentence that begins with the file: "is truncated".
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # the arguments as they are: a data worker pickles this
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
 
 
 @contextmanager
@@ -65,6 +62,10 @@ def image_size(path: Path, *, exif: bool = True, max_pixels: int = 64_000_000) -
     Raises:
         BadFile: see `opened`.
     """
+    pam = pam_header(path)
+    if pam is not None:
+        check_pixels(path, pam.height * pam.width, max_pixels)
+        return pam.height, pam.width
     with opened(path, max_pixels) as image:
         return upright_size(image, orientation(image, exif=exif))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from flexvae_cli.assets import BUILTIN_SOURCES
-from flexvae_cli.engine.data.formats import IMAGE_EXTENSION, SNIFFED, readable, sniffed
+from flexvae_cli.engine.data.formats import SNIFFED, is_image, readable
 from flexvae_cli.engine.data.opening import BadFile, image_size
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError, did_you_mean, listed
@@ -48,6 +48,25 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
         UsageError: there is no such built-in set.
         DataError: there is no such path, a folder in it cannot be listed, or there are no images in it.
     """
+    hint = f"formats that are read: {', '.join(readable())}, PAM"
+    items = list_files(source, _is_candidate, where=where)
+    if not items:
+        raise DataError(f"no images in {shown(Path(source))}", where=where, hint=hint)
+    return items
+
+
+def list_files(source: str, wanted: Callable[[Path], bool], *, where: str = "data.source") -> list[Item]:
+    """The files of a source that are wanted; of a source that is a file this one, wanted or not. See `list_images`.
+
+    Args:
+        source: a folder, a file, or a built-in set.
+        wanted: whether a file counts, by its path.
+        where: what to call the source in an error.
+
+    Raises:
+        UsageError: there is no such built-in set.
+        DataError: there is no such path, or a folder in it cannot be listed.
+    """
     root = _builtin(source, where) if source.startswith("builtin:") else Path(source)
     if root.is_file():
         return [Item(root.name, root)]
@@ -55,14 +74,9 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
         kind = "neither a file nor a folder" if root.exists() else "no such folder"
         raise DataError(f"{kind}: {shown(root)}", where=where)
     try:
-        items = sorted(_walk(root), key=lambda item: os.fsencode(item.name))
+        return sorted(_walk(root, wanted), key=lambda item: os.fsencode(item.name))
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {(error.strerror or '').lower()}", where=where) from error
-    if not items:
-        raise DataError(
-            f"no images in {shown(root)}", where=where, hint=f"formats that are read: {', '.join(readable())}"
-        )
-    return items
 
 
 def split(items: Sequence[Item], fraction: float) -> tuple[list[Item], list[Item]]:
@@ -138,8 +152,8 @@ def _builtin(source: str, where: str) -> Path:
     return Path(str(resources.files("flexvae_cli"))) / "assets" / BUILTIN_SOURCES[source]
 
 
-def _walk(root: Path) -> Iterator[Item]:
-    """The images below `root`, in no particular order."""
+def _walk(root: Path, wanted: Callable[[Path], bool]) -> Iterator[Item]:
+    """The files that are wanted below `root`, in no particular order."""
     top = root.resolve()
     folders = [Item("", root)]
     while folders:
@@ -151,7 +165,7 @@ def _walk(root: Path) -> Iterator[Item]:
                 found = Item(f"{folder.name}/{entry.name}".lstrip("/"), Path(entry.path))
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(found)
-                elif _inside(entry, top) and _is_candidate(found.path):
+                elif _inside(entry, top) and wanted(found.path):
                     yield found
 
 
@@ -165,11 +179,10 @@ def _inside(entry: os.DirEntry[str], top: Path) -> bool:
 
 def _is_candidate(path: Path) -> bool:
     """Whether a file counts as an image of a folder, to be read or to be reported."""
-    if IMAGE_EXTENSION.fullmatch(path.suffix):
+    if is_image(path.name, b""):  # its name will do: it need not be opened
         return True
     try:
         with path.open("rb") as file:
-            found = sniffed(file.read(SNIFFED))
+            return is_image(path.name, file.read(SNIFFED))
     except OSError:
         return False
-    return bool(found) and (found != "TIFF" or not path.suffix)  # .nef, .dng, .svs are TIFFs around something else

@@ -14,6 +14,7 @@ from flexvae_cli.engine.inference import BATCH_SIZE, Sample, decode_batch, encod
 from flexvae_cli.engine.metrics import mae, ms_ssim, psnr, ssim, to_levels, to_unit
 
 if TYPE_CHECKING:
+    from flexvae_cli.api import Shape
     from flexvae_cli.engine.evaluation.inception import ReconstructionFID
     from flexvae_cli.engine.evaluation.perceptual import PerceptualDistance
     from flexvae_cli.engine.model import Model
@@ -41,12 +42,12 @@ class Measured:
 
     Attributes:
         name: the path below the source.
-        size: (height, width).
+        size: of its axes: (height, width) of an image.
         values: by the keys of `MEASURES`; None where there is no such number; the PSNR of identical images is infinite.
     """
 
     name: str
-    size: tuple[int, int]
+    size: Shape
     values: dict[str, float | None]
 
 
@@ -79,7 +80,7 @@ def measure(
 
 
 def distances(original: Tensor, reconstruction: Tensor, instruments: Instruments) -> dict[str, float | None]:
-    """Every measure of two samples (c, h, w) in [-1, 1]: clamped, mapped to [0, 1], and rounded where that is asked."""
+    """Every measure of two samples (c, *space) in [-1, 1]: clamped, mapped to [0, 1], rounded where that is asked."""
     a, b = to_unit(original), to_unit(reconstruction)
     if instruments.rounding == "8bit":
         a, b = to_levels(a), to_levels(b)

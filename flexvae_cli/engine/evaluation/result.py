@@ -37,7 +37,7 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
     name: Text
-    size: Annotated[tuple[Extent, Extent], Field(strict=False)]
+    size: Annotated[tuple[Extent, ...], Field(strict=False, min_length=1, max_length=3)]
     identical: bool
     psnr: Number | None = None
     ssim: Number | None = None
@@ -133,12 +133,16 @@ def _row(image: Measured) -> dict[str, Any]:
     }
 
 
+SIDES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}  # by the number of axes
+
+
 def csv_bytes(result: dict[str, Any]) -> bytes:
-    """One line per image: name, height, width and every measure that some image has; an infinite PSNR is `inf`."""
+    """One line per image: name, sizes and every measure that some image has; an infinite PSNR is `inf`."""
     keys = list(result["totals"]) if not result["identical"] else list(dict.fromkeys(["psnr", *result["totals"]]))
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "height", "width", *keys])
+    axes = len(result["images"][0]["size"]) if result["images"] else 2
+    writer.writerow(["name", *SIDES[axes], *keys])
     for row in result["images"]:
         numbers = ["inf" if key == "psnr" and row["identical"] else row[key] for key in keys]
         writer.writerow([row["name"], *row["size"], *("" if n is None else n for n in numbers)])

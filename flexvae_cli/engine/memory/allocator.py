@@ -1,11 +1,12 @@
 """torch's caching allocator for CUDA, replayed: what it reserves for a given order of takes and frees.
 
-The rules are those of `c10/cuda/CUDACachingAllocator.cpp` at its default settings, for one stream.
+The rules are those of `c10/cuda/CUDACachingAllocator.cpp` for one stream.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from contextlib import suppress
 from dataclasses import dataclass
 
 MIB = 2**20
@@ -68,6 +69,7 @@ class Allocator:
 
     Args:
         limit: bytes that may be reserved; None for any number.
+        split: `max_split_size_mb` in bytes: larger chunks are neither cut nor taken for what is smaller.
 
     Attributes:
         least_rest: bytes of a large chunk that are worth cutting off.
@@ -78,8 +80,8 @@ class Allocator:
 
     least_rest = SMALL + 1
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None = None, split: int | None = None) -> None:
+        self.limit, self.split = limit, split
         self.reserved = self.allocated = self.most_reserved = self.most_allocated = self.retries = 0
         self._pools = (Pool(small=True), Pool(small=False))
         self._next_address = 0
@@ -93,20 +95,33 @@ class Allocator:
         size = rounded(size)
         pool = self._pools[size > SMALL]
         chunk = pool.best_fit(size)
-        if chunk is not None:
+        if chunk is not None and self._may_serve(chunk, size):
             pool.remove(chunk)
         else:
-            try:
-                chunk = self._new(pool, size)
-            except FullError:
-                self.retries += 1
-                self._release()
-                chunk = self._new(pool, size)
+            chunk = self._fresh(pool, size)
         self._split(pool, chunk, size)
         chunk.state = "used"
         self.allocated += chunk.size
         self.most_allocated = max(self.most_allocated, self.allocated)
         return chunk
+
+    def _may_serve(self, chunk: Chunk, size: int) -> bool:
+        """Whether a chunk that is large enough may be taken: a huge one not for little, nor for much less than it."""
+        if self.split is None:
+            return True
+        return chunk.size < self.split if size < self.split else chunk.size < size + LARGE_SEGMENT
+
+    def _fresh(self, pool: Pool, size: int) -> Chunk:
+        """A chunk of fresh memory; where there is none, what is cached is given back."""
+        try:
+            return self._new(pool, size)
+        except FullError:
+            self.retries += 1
+        if self.split is not None and self._release_huge(pool, size):
+            with suppress(FullError):
+                return self._new(pool, size)
+        self._release()
+        return self._new(pool, size)
 
     def free(self, chunk: Chunk) -> None:
         """Give a chunk back to the cache, joined with its free neighbours."""
@@ -135,6 +150,8 @@ class Allocator:
 
     def _split(self, pool: Pool, chunk: Chunk, size: int) -> None:
         """Cut off what is not needed, where that is enough to keep."""
+        if not pool.small and self.split is not None and size >= self.split:
+            return
         if chunk.size - size >= (SMALLEST if pool.small else self.least_rest):
             pool.add(self._cut(chunk, size))
 
@@ -161,6 +178,20 @@ class Allocator:
             raise FullError
         self.reserved += size
         self.most_reserved = max(self.most_reserved, self.reserved)
+
+    def _release_huge(self, pool: Pool, size: int) -> bool:
+        """Give back cached chunks that are never cut, the smallest that is enough or else from the largest down."""
+        least = max(size, self.split or 0)
+        huge = [pool.chunks[address] for length, address in pool.free if length >= (self.split or 0)]
+        enough = next((chunk for chunk in huge if chunk.size >= least), None)
+        freed = 0
+        for chunk in [enough] if enough is not None else reversed(huge):
+            pool.remove(chunk)
+            self.reserved -= chunk.size
+            freed += chunk.size
+            if freed >= least:
+                return True
+        return False
 
     def _release(self) -> None:
         """Give back every cached segment that is free as a whole."""

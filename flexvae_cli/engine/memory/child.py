@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal, cast
 
@@ -15,6 +18,7 @@ from flexvae_cli.errors import ERRORS, FlexVAEError, Problem
 
 PROGRAM = "flexvae_cli.engine.memory.trial"
 TIME_LIMIT = 600.0  # seconds for a trial
+ADDR_NO_RANDOMIZE, ASK = 0x0040000, 0xFFFFFFFF  # of personality(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Trial:
         tensors: bytes of its tensors when they were most.
         parameters, parameter_tensors: trained numbers, and the tensors that they make up.
         training: bytes that training keeps beside weights and gradients.
+        note: what there is to say of the step, such as which phase it is of.
     """
 
     batch: int
@@ -60,6 +65,7 @@ class Trial:
     parameters: int = 0
     parameter_tensors: int = 0
     training: int = 0
+    note: str = ""
 
     def fits(self, memory: int) -> bool:
         return self.outcome == "done" and self.peak <= memory
@@ -93,7 +99,10 @@ def run_program(program: str, request: dict[str, Any], time_limit: float) -> tup
 def _run(program: str, request: dict[str, Any], out: IO[bytes], err: IO[bytes], time_limit: float) -> int | None:
     """The exit status of the program, negative for a signal; None where it took too long."""
     command = [sys.executable, "-P", "-m", program]  # -P: no file of the working directory stands in for a module
-    process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=out, stderr=err)  # noqa: S603
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": out, "stderr": err}
+    same = {**os.environ, "PYTHONHASHSEED": "0"}
+    with _same_addresses():
+        process = subprocess.Popen(command, bufsize=0, env=same, **pipes)  # noqa: S603
     stdin = cast(IO[bytes], process.stdin)
     try:
         with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit status says why
@@ -105,6 +114,26 @@ def _run(program: str, request: dict[str, Any], out: IO[bytes], err: IO[bytes], 
         process.kill()
         process.wait()
         stdin.close()
+
+
+@contextlib.contextmanager
+def _same_addresses() -> Iterator[None]:
+    """While held, programs that are started begin at the same addresses every time, on Linux.
+
+    Addresses and hashes decide in which order things in sets are released, which cuts up the heap in different ways:
+    the peak of a step on a CPU differs by up to a sixth from run to run. With both the same, trials can be compared,
+    and one that is made again needs what it needed. Where the system does not allow it, addresses stay as they are.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    personality = ctypes.CDLL(None).personality
+    before = personality(ASK)
+    personality(before | ADDR_NO_RANDOMIZE)  # of this process it changes nothing
+    try:
+        yield
+    finally:
+        personality(before)
 
 
 def _judged(batch: int, ended: int | None, facts: dict[str, Any], stderr: str) -> Trial:

@@ -10,6 +10,9 @@ GIB = 2**30
 CONTEXT = 600 * 2**20
 """Bytes that CUDA's context and the libraries' kernels take beside torch's allocator; 290 to 430 MiB were met."""
 
+NCCL = 2**30
+"""Bytes left to NCCL where several GPUs train together: not measured; users tell of 1 to 1.6 GB for all-reduce."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:

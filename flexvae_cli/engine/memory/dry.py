@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flexvae_cli.config.settings import TrainTable
 from flexvae_cli.engine.build import build_vae
-from flexvae_cli.engine.forms import take_form
+from flexvae_cli.engine.distributed import Together, World
+from flexvae_cli.engine.fusing import steps_of
+from flexvae_cli.engine.fusing.graph import wanted_here
 from flexvae_cli.engine.learner import Learner
+from flexvae_cli.engine.memory.copies import copies
+from flexvae_cli.engine.memory.phases import hardest
 from flexvae_cli.engine.memory.semantics import CudaSemantics, on_meta
+from flexvae_cli.engine.memory.standin import StandIn, standing_in
 from flexvae_cli.engine.memory.tracker import Extras, Tracker, follow_layers
+from flexvae_cli.engine.model import Model, in_use
 from flexvae_cli.engine.optimizer import Optimization
+from flexvae_cli.engine.place import Place
 from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.vae import VAE
 from flexvae_cli.errors import FlexVAEError, UsageError
@@ -33,11 +40,33 @@ class Ways:
         cuda: whether operations take CUDA's ways.
         flash: whether it has flash attention.
         extras: what operations take beside their outputs.
+        processes: that train together, each on a device of its own.
     """
 
     cuda: bool = False
     flash: bool = False
     extras: Extras | None = None
+    processes: int = 1
+
+
+class Pretended(Together):
+    """A process among several that are not there: what it would send is made, and goes nowhere."""
+
+    def __init__(self, processes: int, device: torch.device) -> None:
+        World.__init__(self, Place(size=processes))
+        self.device = device
+
+    def greatest(self, *numbers: int) -> list[int]:
+        return list(numbers)
+
+    def from_first(self, value: Any) -> Any:
+        return value
+
+    def _start_sum(self, flat: Tensor) -> Callable[[], None]:  # noqa: ARG002
+        return lambda: None
+
+    def _broadcast(self, flat: Tensor) -> None:
+        pass
 
 
 def dry_step(plan: Plan, batch: int, ways: Ways = Ways(), device: str = "meta") -> Tracker:
@@ -49,23 +78,34 @@ def dry_step(plan: Plan, batch: int, ways: Ways = Ways(), device: str = "meta") 
         ways: of the device that is asked for.
         device: `cpu` takes the steps for real, to compare.
     """
-    with on_meta(CudaSemantics(ways.flash) if ways.cuda else None):
+    with on_meta(CudaSemantics(ways.flash) if ways.cuda else None), _standing_in(device):
         vae = build_vae(plan.net, logits=plan.output == "logits", device=device).train()
-        first = plan.adversary.table.start if plan.adversary else 0  # from where on all nets take part
-        learner = Learner(plan, vae, max_steps=first + 3)
-        tracker = Tracker(device, ways.extras)
+        hard = hardest(plan)
+        world = Pretended(ways.processes, torch.device(device)) if ways.processes > 1 else None
+        learner = Learner(plan, vae, max_steps=hard.step + 3, world=world)
+        tracker = Tracker(device, ways.extras if ways.cuda else copies)
+        tracker.apart = _apart(vae)
         with tracker:
-            shape = (plan.settings.train.accumulate, batch, *plan.phase_at(first).shape)
+            shape = (plan.settings.train.accumulate, batch, *hard.shape)
             follow(tracker, learner)
             x = [learner.prepare(each) for each in torch.zeros(shape, device=device)]
             tracker.hold(x, "samples")
-            for step in (first, first + 1):
+            for step in (hard.step, hard.step + 1):
                 tracker.stage = "forward"
                 with _told(tracker):
                     learner.step(step, x[:2])
                 tracker.stage = "build"
             _hold_states(tracker, learner)
     return tracker
+
+
+def _standing_in(device: str) -> AbstractContextManager[None]:
+    return standing_in() if device == "meta" else nullcontext()
+
+
+def _apart(vae: VAE) -> tuple[str, ...]:
+    """The layers that were measured apart."""
+    return tuple(m.stands_for for m in vae.modules() if isinstance(m, StandIn))
 
 
 @contextmanager
@@ -129,8 +169,8 @@ def _mark_update(tracker: Tracker, optimization: Optimization) -> None:
 
 
 def entries_of(vae: VAE) -> dict[str, nn.Module]:
-    """The entries of both structures, and the bottleneck."""
-    sides = {f"{side}.{key}": m for side in ("encoder", "decoder") for key, m in getattr(vae, side).named_children()}
+    """The entries of both structures, and the bottleneck; of those that compute as one, the last stands for all."""
+    sides = {f"{side}.{names[-1]}": m for side in ("encoder", "decoder") for names, m in steps_of(getattr(vae, side))}
     return {**sides, "bottleneck": vae.bottleneck}
 
 
@@ -138,16 +178,22 @@ def dry_pass(plan: Plan, mode: Mode, batch: int, ways: Ways = Ways()) -> Tracker
     """What `flexvae infer`, `encode` or `decode` do with a batch, on meta tensors.
 
     Args:
-        plan: its precision is taken; recomputation has no meaning here.
+        plan: its precision is taken; of the rest of `[train]` nothing counts here.
         mode: what to do, not `train`.
         batch: samples.
     """
-    with on_meta(CudaSemantics(ways.flash) if ways.cuda else None):
+    with on_meta(CudaSemantics(ways.flash) if ways.cuda else None), standing_in():
         vae = build_vae(plan.net, logits=plan.output == "logits", device="meta").eval()
         precision = Precision(plan.settings.train.precision, torch.device("meta"))
-        take_form(vae, _plain(plan.settings.train), precision)
-        act: Callable[[Any], Any] = {"infer": vae.forward, "encode": vae.encode, "decode": vae.decode}[mode]
-        tracker = Tracker(extras=ways.extras)
+        _put_to_use(vae, precision, cuda=ways.cuda)
+        model = Model(vae, plan.net, {}, Path(), "")
+        acts: dict[str, Callable[[Any], Any]] = {
+            "infer": model.forward,
+            "encode": model.encode,
+            "decode": model.decode,
+        }
+        tracker = Tracker(extras=ways.extras if ways.cuda else copies)
+        tracker.apart = _apart(vae)
         with torch.inference_mode(), precision.autocast() if precision.dtype else nullcontext(), tracker:
             tracker.hold(_tensors(vae), "parameters")
             follow_layers(tracker, entries_of(vae))
@@ -156,12 +202,17 @@ def dry_pass(plan: Plan, mode: Mode, batch: int, ways: Ways = Ways()) -> Tracker
             tracker.hold([x], "samples")
             tracker.stage = "forward"
             with _told(tracker):
-                act(x)
+                acts[mode](x)
     return tracker
 
 
-def _plain(train: TrainTable) -> TrainTable:
-    return train.model_copy(update={"activation_checkpointing": "off", "compile": False})
+def _put_to_use(vae: VAE, precision: Precision, *, cuda: bool) -> None:
+    """The form that a trained net is used in. Tensors without memory stand for a CPU's in `rules`: on CUDA nothing is
+    fused unless it is asked for, and the layout is contiguous in fp32."""
+    wanted = wanted_here("auto")
+    in_use(vae, "off" if cuda and wanted == "auto" else wanted, precision.dtype)
+    if cuda and precision.dtype is None:
+        vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def by_category(blocks: Iterable[Any]) -> dict[str, int]:

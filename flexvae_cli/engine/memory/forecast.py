@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from flexvae_cli.engine.memory.child import raise_problems, reason, run_program
-from flexvae_cli.engine.memory.devices import CONTEXT, Gpu
+from flexvae_cli.engine.memory.devices import CONTEXT, NCCL, Gpu
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
 PROGRAM = "flexvae_cli.engine.memory.forecaster"
 TIME_LIMIT = 1800.0  # seconds
-MARGIN = 0.06  # of what is predicted
-GRADE = "C"  # A measured, B asked of cuDNN, C by rule
+MARGINS = {"C": 0.06, "E": 0.08}
+"""Of what is predicted, by its grade: workspaces are by rule, or layers were measured apart as well."""
 Mode = Literal["train", "infer", "encode", "decode"]
 Allocator = Literal["default", "expandable"]
 
@@ -29,7 +29,12 @@ class Question:
         memory: bytes that torch may reserve.
         mode: what is done.
         allocator: `default`, or `expandable` for `expandable_segments:True`.
+        split: bytes above which the allocator never cuts a block, `max_split_size_mb`.
+        processes: that train together, each on a GPU of its own.
         asserted: a batch to look at as well.
+        what_if: whether to look at what would help.
+        choose: whether to choose entries to recompute, so that `batch` fits.
+        resolution: whether to look for the largest input at `batch`.
     """
 
     document: dict[str, Any]
@@ -39,7 +44,12 @@ class Question:
     memory: int
     mode: Mode = "train"
     allocator: Allocator = "default"
+    split: int | None = None
+    processes: int = 1
     asserted: int | None = None
+    what_if: bool = False
+    choose: bool = False
+    resolution: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,21 @@ class Layer:
     key: str
     code: str
     kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What another choice would give.
+
+    Attributes:
+        options: how it is asked for, as in `--precision bf16`.
+        largest: the largest batch that fits with the margin; it was followed itself.
+        reserved: bytes at the batch that was asked for.
+    """
+
+    options: str
+    largest: int
+    reserved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,11 @@ class Forecast:
         asserted_fits: whether the asserted batch fits safely.
         evaluations: batches that were followed.
         notes: what the prediction leaves out.
+        grade: how the number was obtained, a key of `MARGINS`.
+        changes: what would help, where that was asked for.
+        recomputed: the entries that were chosen to be recomputed; None where nothing was to be chosen.
+        input, too_large_input: the largest input at `batch`, and the next one; empty where that was not asked for, or
+            none fits, or none is too large.
     """
 
     batch: int
@@ -89,6 +119,16 @@ class Forecast:
     asserted_fits: bool | None
     evaluations: int
     notes: tuple[str, ...]
+    grade: str = "C"
+    changes: tuple[Change, ...] = ()
+    recomputed: tuple[str, ...] | None = None
+    input: str = ""
+    too_large_input: str = ""
+
+    @property
+    def margin(self) -> float:
+        """The part of a prediction that is left free."""
+        return MARGINS[self.grade]
 
     @property
     def slack(self) -> int:
@@ -96,13 +136,13 @@ class Forecast:
         return max(0, self.reserved - self.tensors)
 
 
-def usable(gpu: Gpu, memory: int | None) -> int:
-    """The bytes that torch may reserve: what is asked for, else all but CUDA's own.
+def usable(gpu: Gpu, memory: int | None, processes: int = 1) -> int:
+    """The bytes that torch may reserve: what is asked for, else all but CUDA's own, and NCCL's where it takes part.
 
     Raises:
         ResourceError: the GPU has less.
     """
-    most = gpu.total - CONTEXT
+    most = gpu.total - CONTEXT - (NCCL if processes > 1 else 0)
     if memory is not None and memory > most:
         what = f"{memory / 2**30:.2f} GiB are more than {gpu.name} has for torch: {most / 2**30:.2f} GiB"
         raise ResourceError(what, hint="give a smaller --memory, or another --gpu")
@@ -131,5 +171,10 @@ def forecast(question: Question, time_limit: float = TIME_LIMIT) -> Forecast:
     if ended != 0 or "error" in facts or "batch" not in facts:
         what = "the prediction took too long" if ended is None else reason(ended, facts, stderr)
         raise FlexVAEError(f"no prediction: {what}", hint="FLEXVAE_DEBUG=1 shows where") from RuntimeError(stderr)
-    layers = tuple(Layer(**layer) for layer in facts.pop("layers"))
-    return Forecast(**{**facts, "layers": layers, "notes": tuple(facts["notes"])})
+    rows = {
+        "layers": tuple(Layer(**layer) for layer in facts["layers"]),
+        "changes": tuple(Change(**change) for change in facts["changes"]),
+        "notes": tuple(facts["notes"]),
+        "recomputed": None if facts["recomputed"] is None else tuple(facts["recomputed"]),
+    }
+    return Forecast(**{**facts, **rows})

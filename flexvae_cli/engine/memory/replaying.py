@@ -26,7 +26,12 @@ class Replay:
 
 
 def replay(
-    sizes: Sequence[int], events: Sequence[int], limit: int | None = None, *, expandable: bool = False
+    sizes: Sequence[int],
+    events: Sequence[int],
+    limit: int | None = None,
+    *,
+    expandable: bool = False,
+    split: int | None = None,
 ) -> Replay:
     """Take and free blocks in a given order.
 
@@ -35,8 +40,9 @@ def replay(
         events: `index` takes a block, `~index` frees it.
         limit: bytes that may be reserved.
         expandable: whether segments grow.
+        split: bytes above which a block is never cut, for the plain allocator alone.
     """
-    allocator = (ExpandableAllocator if expandable else Allocator)(limit)
+    allocator = ExpandableAllocator(limit) if expandable else Allocator(limit, split)
     taken: dict[int, Chunk] = {}
     fits = True
     try:

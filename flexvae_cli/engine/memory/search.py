@@ -27,7 +27,9 @@ class Found:
     trials: tuple[Trial, ...]
 
 
-def largest_batch(run: Callable[[int], Trial], first: Trial, memory: int, most: int = MOST) -> Found:
+def largest_batch(
+    run: Callable[[int], Trial], first: Trial, memory: int, most: int = MOST, known: Sequence[Trial] = ()
+) -> Found:
     """Search from 1 to `most` samples; where a batch does not fit, no larger one is tried.
 
     What a step needs is close to affine in the batch: the third trial is mostly at the border, the fourth shows it.
@@ -37,11 +39,13 @@ def largest_batch(run: Callable[[int], Trial], first: Trial, memory: int, most: 
         first: a trial that was not; if it is done but too large for `memory`, it is aimed by, no more.
         memory: bytes to fill.
         most: where to stop.
+        known: trials that `run` has made already, the best aim last.
     """
-    trials = [first]
-    low = first.batch if first.fits(memory) else 0
-    beyond = None if first.outcome == "done" else first
+    trials = [first, *known]
+    failed = [trial for trial in known if not trial.fits(memory)] + ([first] if first.outcome != "done" else [])
+    beyond = min(failed, key=lambda trial: trial.batch, default=None)
     high = beyond.batch if beyond else most + 1
+    low = max((trial.batch for trial in trials if trial.fits(memory) and trial.batch < high), default=0)
     while high - low > max(1, high // PRECISION):
         trial = run(_next_batch(trials, low, high, memory, most))
         trials.append(trial)
@@ -70,7 +74,7 @@ def _next_batch(trials: Sequence[Trial], low: int, high: int, memory: int, most:
 
 def _aim(trials: Sequence[Trial], memory: int) -> int | None:
     """Where the line through the two largest trials reaches `memory`; None where there is no rising line."""
-    done = sorted((trial.batch, trial.peak) for trial in trials if trial.outcome == "done")
+    done = sorted({(trial.batch, trial.peak) for trial in trials if trial.outcome == "done"})
     if len(done) < 2:
         return None
     (batch, peak), (larger, higher) = done[-2:]

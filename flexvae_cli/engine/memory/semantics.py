@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from flexvae_cli.engine.memory.kernels import Mish, attend, attend_on_cpu, dropout, is_half, is_mish, is_of
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -39,7 +41,6 @@ WIDEST = _names(  # and these take the widest type that comes in
     """addcdiv addcmul atan2 bilinear cross dot vdot grid_sample index_put tensordot scatter_add cat concat stack
     """
 )
-FLASH_HEAD = 256  # the largest head that flash attention takes
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -60,7 +61,9 @@ class CudaSemantics(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             return attend(*args, flash=self.flash, **kwargs)
         if name == "dropout":
-            return _dropout(func, *args, **kwargs)
+            return dropout(func, *args, **kwargs)
+        if is_mish(func, args, kwargs):
+            return Mish.apply(args[0])  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _cast(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,15 +72,15 @@ class CudaSemantics(TorchFunctionMode):
             return tree_map(lambda x: self._halved(x, half), (args, kwargs))  # type: ignore[no-any-return]
         if name in FULL:
             return tree_map(_full, (args, kwargs))  # type: ignore[no-any-return]
-        if name in FULL_RESULT and "dtype" not in kwargs and args and _is_half(args[0]):
+        if name in FULL_RESULT and "dtype" not in kwargs and args and is_half(args[0]):
             return args, {**kwargs, "dtype": torch.float32}
-        if name in WIDEST and any(_is(x, torch.float32) for x in torch.utils._pytree.tree_leaves(args)):
+        if name in WIDEST and any(is_of(x, torch.float32) for x in torch.utils._pytree.tree_leaves(args)):
             return tree_map(_full, (args, kwargs))  # type: ignore[no-any-return]
         return args, kwargs
 
     def _halved(self, x: Any, half: torch.dtype) -> Any:
-        if not _is(x, torch.float32):
-            return x.to(half) if _is_half(x) else x
+        if not is_of(x, torch.float32):
+            return x.to(half) if is_half(x) else x
         if not (x.requires_grad and x.is_leaf and not x._is_view()):
             return x.to(half)
         if x not in self.copies:
@@ -85,51 +88,22 @@ class CudaSemantics(TorchFunctionMode):
         return self.copies[x]
 
 
-def _is(x: Any, dtype: torch.dtype) -> bool:
-    return isinstance(x, Tensor) and x.is_meta and x.dtype == dtype
-
-
-def _is_half(x: Any) -> bool:
-    return _is(x, torch.bfloat16) or _is(x, torch.float16)
-
-
 def _full(x: Any) -> Any:
-    return x.float() if _is_half(x) else x
+    return x.float() if is_half(x) else x
 
 
-def _dropout(func: Any, x: Tensor, p: float = 0.5, train: bool = True, *args: Any, **kwargs: Any) -> Tensor:
-    """CUDA keeps one byte per element for the backward pass, others a factor."""
-    train = kwargs.pop("training", train)
-    if not train or not p or args or kwargs.get("inplace"):
-        return func(x, p, train, *args, **kwargs)  # type: ignore[no-any-return]
-    return torch.native_dropout(x, p, True)[0]
+class CpuSemantics(TorchFunctionMode):
+    """Takes the kernels that a CPU would: attention that never holds all pairs."""
 
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    *,
-    flash: bool = True,
-) -> Tensor:
-    """Attention by the kernel that CUDA takes: flash in half precision, else the memory-efficient one."""
-    aten = torch.ops.aten
-    plain = query.dim() == 4 and not enable_gqa and query.shape[-1] == value.shape[-1]
-    if plain and flash and attn_mask is None and _is_half(query) and query.shape[-1] <= FLASH_HEAD:
-        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]  # type: ignore[no-any-return]
-    if plain and (attn_mask is None or attn_mask.dtype == query.dtype) and query.shape[-1] % 4 == 0:
-        needs_sums = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-        return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
-            query, key, value, attn_mask, needs_sums, dropout_p, is_causal, scale=scale
-        )[0]
-    return torch._C._nn.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention" and args[0].is_meta:
+            return attend_on_cpu(func, *args, **kwargs)
+        if is_mish(func, args, kwargs):
+            return Mish.apply(args[0])  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
 
 
 class Autocast(ContextDecorator):
@@ -176,17 +150,18 @@ def on_meta(cuda: CudaSemantics | None) -> Iterator[None]:
         ("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: fused),
         ("torch.utils.checkpoint._infer_device_type", lambda *_: "cuda"),
     ]
+    mode = CpuSemantics() if cuda is None else cuda
+    changes.append(("torch.autograd._engine_run_backward", _with(mode, torch.autograd.graph._engine_run_backward)))
     if cuda is not None:
         changes += [
+            ("flexvae_cli.engine.rules.META", "cuda"),
             ("torch.optim.optimizer._get_foreach_kernels_supported_devices", lambda: ["cuda", "meta"]),
             ("torch.clear_autocast_cache", _clearing(cuda, torch.clear_autocast_cache)),
-            ("torch.autograd._engine_run_backward", _with(cuda, torch.autograd.graph._engine_run_backward)),
         ]
     with ExitStack() as stack:
         for name, value in changes:
             stack.enter_context(patch(name, value))
-        if cuda is not None:
-            stack.enter_context(cuda)
+        stack.enter_context(mode)
         yield
 
 
@@ -198,13 +173,13 @@ def _clearing(cuda: CudaSemantics, clear: Callable[[], None]) -> Callable[[], No
     return cleared
 
 
-def _with(cuda: CudaSemantics, run: Callable[..., Any]) -> Callable[..., Any]:
+def _with(mode: TorchFunctionMode, run: Callable[..., Any]) -> Callable[..., Any]:
     """torch takes a mode away while it handles a call, and `backward` is one: recomputed layers would not see it."""
 
     def running(*args: Any, **kwargs: Any) -> Any:
-        if cuda in torch.overrides._get_current_function_mode_stack():
+        if mode in torch.overrides._get_current_function_mode_stack():
             return run(*args, **kwargs)
-        with cuda:
+        with mode:
             return run(*args, **kwargs)
 
     return running

@@ -84,6 +84,7 @@ class Tracker(TorchDispatchMode):
         peak: when most bytes were held.
         stage: what is going on; backward passes are recognised.
         layers: the entries that are being run, the innermost last.
+        apart: layers that were measured apart, and stood in for.
     """
 
     def __init__(self, device: str = "meta", extras: Extras | None = None) -> None:
@@ -94,6 +95,7 @@ class Tracker(TorchDispatchMode):
         self.peak = Peak()
         self.stage: Stage = "build"
         self.layers: list[str] = []
+        self.apart: tuple[str, ...] = ()
         self.live: dict[int, int] = {}  # storage -> index of its block
         self.held = 0  # bytes
         self._before: Stage = "build"

@@ -25,6 +25,7 @@ from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.device import choose_device, is_out_of_memory, keep_freed_memory
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.memory.machine import available_memory, prefer_as_victim, process_memory, watched
+from flexvae_cli.engine.memory.phases import hardest
 from flexvae_cli.errors import FlexVAEError, UsageError
 from flexvae_cli.plan import Plan, make_plan
 
@@ -40,12 +41,13 @@ class Workload:
     def __init__(self, plan: Plan, batch: int, device: torch.device, facts: TextIO) -> None:
         self.settings = plan.settings
         self.vae = build_vae(plan.net, logits=plan.output == "logits", device=device).train()
-        self.first = plan.adversary.table.start if plan.adversary else 0  # from where on all nets take part
+        hard = hardest(plan)
+        self.first = hard.step
         self.learner = Learner(plan, self.vae, max_steps=self.first + 3)
         nets = self.learner.modules()
         trained = [p.numel() for net in nets for p in net.parameters() if p.requires_grad]
-        tell(facts, parameters=sum(trained), parameter_tensors=len(trained))
-        shape = (self.settings.train.accumulate, batch, *plan.net.shape)
+        tell(facts, parameters=sum(trained), parameter_tensors=len(trained), note=hard.note)
+        shape = (self.settings.train.accumulate, batch, *hard.shape)
         self.samples = torch.rand(shape, device=device).mul_(2).sub_(1)  # (accumulate, b, c, *space) in [-1, 1]
 
     def step(self, step: int) -> None:

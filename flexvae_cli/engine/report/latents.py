@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flexvae_cli.config.settings import DataTable
-from flexvae_cli.engine.data.dataset import EvaluationImages, Preparation, Sample
-from flexvae_cli.engine.data.sources import list_images, split
+from flexvae_cli.engine.data.dataset import EvaluationImages, Sample
+from flexvae_cli.engine.data.files import found_in
+from flexvae_cli.engine.data.sources import split
 from flexvae_cli.engine.evaluation.channels import LatentStatistics
 from flexvae_cli.engine.model import Model, load
-from flexvae_cli.engine.source import STRIP
+from flexvae_cli.engine.source import STRIP, preparation_for, reader_of
 from flexvae_cli.errors import DataError, ModelError
 
 AFFORDABLE = 10**12  # multiply-adds: some seconds of two cores
@@ -63,11 +64,12 @@ def images_of(model: Model, table: Any, count: int) -> Tensor:
     except ValidationError:
         raise ModelError("the settings of the run are of another FlexVAE", where=str(model.path)) from None
     validation = data.validation
-    items = list_images(validation if isinstance(validation, str) else data.source)
+    chosen = reader_of(data)
+    items = found_in(chosen, validation if isinstance(validation, str) else data.source, "data.source")
     if not isinstance(validation, str):
         training, held_out = split(items, validation)
         items = held_out or training
-    images, found = EvaluationImages(items, Preparation.of(data)), list[Tensor]()
+    images, found = EvaluationImages(items, preparation_for(data, chosen)), list[Tensor]()
     for index in range(len(items)):
         sample = images[index]
         if isinstance(sample, Sample) and sample.x.shape[0] == model.net.shape[0]:

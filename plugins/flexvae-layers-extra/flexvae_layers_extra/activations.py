@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from flexvae_cli.api import Count, Range, Rule, layer, pointwise, same
+from flexvae_cli.api import Count, Range, Rule, layer, mirrors, pointwise, same
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@layer("ReLU", trace=same)
+@layer("ReLU", trace=same, mirror=mirrors.in_order)
 def relu() -> nn.Module:
     """Rectified linear unit, max(x, 0).
 
@@ -23,7 +23,7 @@ def relu() -> nn.Module:
     return nn.ReLU()
 
 
-@layer("ReLU6", trace=same)
+@layer("ReLU6", trace=same, mirror=mirrors.in_order)
 def relu6() -> nn.Module:
     """Rectified linear unit with a ceiling, min(max(x, 0), 6).
 
@@ -35,7 +35,7 @@ def relu6() -> nn.Module:
     return nn.ReLU6()
 
 
-@layer("LeakyReLU", trace=same)
+@layer("LeakyReLU", trace=same, mirror=mirrors.in_order)
 def leaky_relu(negative_slope: float = 0.01) -> nn.Module:
     """x where it is positive, else a fraction of it.
 
@@ -56,7 +56,7 @@ def prelu_rule(num_parameters: int) -> Rule:
     return pointwise(None if num_parameters == 1 else num_parameters, num_parameters)
 
 
-@layer("PReLU", trace=prelu_rule)
+@layer("PReLU", trace=prelu_rule, mirror=mirrors.in_order)
 def prelu(num_parameters: Count = 1, init: float = 0.25) -> nn.Module:
     """x where it is positive, else a learned fraction of it (He et al., 2015, arXiv:1502.01852).
 
@@ -73,7 +73,7 @@ def prelu(num_parameters: Count = 1, init: float = 0.25) -> nn.Module:
     return nn.PReLU(num_parameters, init)
 
 
-@layer("ELU", trace=same)
+@layer("ELU", trace=same, mirror=mirrors.in_order)
 def elu(alpha: float = 1.0) -> nn.Module:
     """Exponential linear unit, x or alpha * (exp(x) - 1) below zero (Clevert et al., 2015, arXiv:1511.07289).
 
@@ -89,7 +89,7 @@ def elu(alpha: float = 1.0) -> nn.Module:
     return nn.ELU(alpha)
 
 
-@layer("SELU", trace=same)
+@layer("SELU", trace=same, mirror=mirrors.in_order)
 def selu() -> nn.Module:
     """Scaled exponential linear unit (Klambauer et al., 2017, arXiv:1706.02515).
 
@@ -101,7 +101,7 @@ def selu() -> nn.Module:
     return nn.SELU()
 
 
-@layer("GELU", trace=same)
+@layer("GELU", trace=same, mirror=mirrors.in_order)
 def gelu(*, approximate: Literal["none", "tanh"] = "none") -> nn.Module:
     """Gaussian error linear unit, x * Phi(x) (Hendrycks and Gimpel, 2016, arXiv:1606.08415).
 
@@ -117,7 +117,7 @@ def gelu(*, approximate: Literal["none", "tanh"] = "none") -> nn.Module:
     return nn.GELU(approximate)
 
 
-@layer("Mish", trace=same)
+@layer("Mish", trace=same, mirror=mirrors.in_order)
 def mish() -> nn.Module:
     """x * tanh(softplus(x)) (Misra, 2019, arXiv:1908.08681).
 
@@ -129,7 +129,7 @@ def mish() -> nn.Module:
     return nn.Mish()
 
 
-@layer("Softplus", trace=same)
+@layer("Softplus", trace=same, mirror=mirrors.in_order)
 def softplus(beta: Annotated[float, Range(1e-3)] = 1.0) -> nn.Module:
     """A smooth ReLU, log(1 + exp(beta * x)) / beta.
 
@@ -145,7 +145,7 @@ def softplus(beta: Annotated[float, Range(1e-3)] = 1.0) -> nn.Module:
     return nn.Softplus(beta)
 
 
-@layer("Softsign", trace=same)
+@layer("Softsign", trace=same, mirror=mirrors.in_order)
 def softsign() -> nn.Module:
     """x / (1 + abs(x)), from -1 to 1.
 
@@ -157,7 +157,7 @@ def softsign() -> nn.Module:
     return nn.Softsign()
 
 
-@layer("Tanh", trace=same)
+@layer("Tanh", trace=same, mirror=mirrors.in_order)
 def tanh() -> nn.Module:
     """Hyperbolic tangent, from -1 to 1.
 
@@ -170,7 +170,7 @@ def tanh() -> nn.Module:
     return nn.Tanh()
 
 
-@layer("Sigmoid", trace=same)
+@layer("Sigmoid", trace=same, mirror=mirrors.in_order)
 def sigmoid() -> nn.Module:
     """Logistic function, 1 / (1 + exp(-x)), from 0 to 1.
 
@@ -182,7 +182,7 @@ def sigmoid() -> nn.Module:
     return nn.Sigmoid()
 
 
-@layer("Hardsigmoid", trace=same)
+@layer("Hardsigmoid", trace=same, mirror=mirrors.in_order)
 def hardsigmoid() -> nn.Module:
     """The sigmoid in three straight pieces, min(max(x / 6 + 1/2, 0), 1).
 
@@ -194,7 +194,7 @@ def hardsigmoid() -> nn.Module:
     return nn.Hardsigmoid()
 
 
-@layer("Hardswish", trace=same)
+@layer("Hardswish", trace=same, mirror=mirrors.in_order)
 def hardswish() -> nn.Module:
     """x times the sigmoid in three straight pieces (Howard et al., 2019, arXiv:1905.02244).
 

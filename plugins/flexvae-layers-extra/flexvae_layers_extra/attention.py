@@ -20,6 +20,8 @@ from flexvae_cli.api import (
     conv,
     group_norm,
     layer,
+    layer_family,
+    mirrors,
     same,
 )
 
@@ -36,7 +38,7 @@ def attention_block_rule(channels: int, num_heads: int, num_groups: int) -> Rule
     return add(chain(group_norm(num_groups, channels), attention(channels)), same())
 
 
-@layer("AB", trace=attention_block_rule)
+@layer("AB", trace=attention_block_rule, mirror=mirrors.itself)
 def attention_block(channels: Count, *, num_heads: Count = 1, num_groups: Count = 32, eps: Epsilon = 1e-6) -> nn.Module:
     """Attention block of latent diffusion's autoencoders: the input plus self-attention over all positions of its norm.
 
@@ -92,15 +94,15 @@ def linear_attention_rule(channels: int, head_dim: int, kernel_sizes: Shape | No
     return rule
 
 
-@layer("LinA", dims=2, trace=linear_attention_rule)
-def linear_attention(
-    channels: Count, *, head_dim: Count = 32, kernel_sizes: Ints | None = None, eps: Epsilon = 1e-15
+@layer_family({2: "LinA", 1: "LinA1d", 3: "LinA3d"}, trace=linear_attention_rule, mirror=mirrors.itself)
+def linear_attentions(
+    axes: int, channels: Count, *, head_dim: Count = 32, kernel_sizes: Ints | None = None, eps: Epsilon = 1e-15
 ) -> nn.Module:
     """Linear attention of EfficientViT: weights relu(query) . relu(key), so the cost grows with positions, not squared.
 
     Queries, keys and values are attended to as they are, and once more for every size in `kernel-sizes`, from a
-    depthwise convolution of that size and a 1x1 convolution within each head. None of the maps has a bias; norm and
-    shortcut are up to the structure (Cai et al., 2022, arXiv:2205.14756).
+    depthwise N-D convolution of that size and a convolution of size 1 within each head. None of the maps has a bias;
+    norm and shortcut are up to the structure (Cai et al., 2022, arXiv:2205.14756).
 
     Args:
         channels: channels that come in and go out.
@@ -111,10 +113,12 @@ def linear_attention(
     Examples:
         LinA_8_head-dim=4: 8x4x6 -> 8x4x6
         LinA_8_head-dim=8_kernel-sizes=3.5_eps=1e-06: 8x6x5 -> 8x6x5
+        LinA1d_8_head-dim=4_kernel-sizes=5: 8x12 -> 8x12
+        LinA3d_8_head-dim=4_kernel-sizes=3: 8x3x4x2 -> 8x3x4x2
     """
     from flexvae_layers_extra.attention_blocks import LinearAttention
 
-    return LinearAttention(channels, head_dim, kernel_sizes or (), eps)
+    return LinearAttention(channels, head_dim, kernel_sizes or (), eps, axes)
 
 
 def squeeze_excitation_rule(channels: int, reduction: int) -> Rule:
@@ -131,7 +135,7 @@ def squeeze_excitation_rule(channels: int, reduction: int) -> Rule:
     return rule
 
 
-@layer("SE", trace=squeeze_excitation_rule)
+@layer("SE", trace=squeeze_excitation_rule, mirror=mirrors.itself)
 def squeeze_excitation(channels: Count, *, reduction: Count = 16) -> nn.Module:
     """Squeeze and excitation: channels times gates that all their means decide (Hu et al., 2017, arXiv:1709.01507).
 
@@ -150,4 +154,4 @@ def squeeze_excitation(channels: Count, *, reduction: Count = 16) -> nn.Module:
     return SqueezeExcitation(channels, max(1, channels // reduction))
 
 
-LAYERS = [attention_block, linear_attention, squeeze_excitation]
+LAYERS = [attention_block, *linear_attentions, squeeze_excitation]

@@ -8,6 +8,15 @@ from torch.nn import functional as F
 
 from flexvae_layers_extra.precision import exact
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # axes -> torch's own
+AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+ADAPTIVE = {
+    "mean": {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d},
+    "max": {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d},
+}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+Sizes = int | tuple[int, ...]
+
 
 class BatchNorm(nn.Module):
     """nn.BatchNorm2d for data of any number of axes: statistics do not mind how the positions are laid out."""
@@ -160,15 +169,55 @@ class DropPath(nn.Module):
 class ConvNeXtBlock(nn.Module):
     """x + scale * project(gelu(expand(norm(depthwise(x)))))."""
 
-    def __init__(self, channels: int, kernel_size: int, expansion: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, expansion: int, axes: int = 2) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.depthwise = CONVOLUTIONS[axes](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.expand = nn.Linear(channels, expansion * channels)
         self.project = nn.Linear(expansion * channels, channels)
         self.scale = nn.Parameter(torch.full((channels,), 1e-6))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h: torch.Tensor = self.norm(self.depthwise(x).movedim(1, -1))  # (b, h, w, c)
+        h: torch.Tensor = self.norm(self.depthwise(x).movedim(1, -1))  # (b, *space, c)
         h = self.scale * self.project(F.gelu(self.expand(h)))
         return x + h.movedim(-1, 1)
+
+
+class AveragePool(nn.Module):
+    """torch's average pooling for as many axes as the data has."""
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None, padding: Sizes, count_include_pad: bool) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride or kernel_size, padding
+        self.count_include_pad = count_include_pad
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pool = AVERAGES[x.dim() - 2]
+        # torch lacks this in bfloat16 on the CPU for three axes
+        wide = x.to(torch.promote_types(x.dtype, torch.float32)) if x.dim() == 5 else x
+        y = pool(wide, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad)
+        return y.to(x.dtype)
+
+
+class AdaptivePool(nn.Module):
+    """torch's adaptive pooling, the mean or the maximum, for as many axes as the data has."""
+
+    def __init__(self, kind: str, output_size: Sizes) -> None:
+        super().__init__()
+        self.kind, self.output_size = kind, output_size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ADAPTIVE[self.kind][x.dim() - 2](x, self.output_size)
+
+
+class LinearUpsample(nn.Module):
+    """Linear interpolation along every axis; positions are areas, their corners are not aligned."""
+
+    def __init__(self, scale_factor: Sizes) -> None:
+        super().__init__()
+        self.scale_factor = scale_factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        axes = x.dim() - 2
+        factors = (self.scale_factor,) * axes if isinstance(self.scale_factor, int) else self.scale_factor
+        return F.interpolate(x, scale_factor=[float(n) for n in factors], mode=LINEAR[axes], align_corners=False)

@@ -5,7 +5,22 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from flexvae_cli.api import Count, Range, Reach, Rule, Shape, ShapeError, Step, layer, shuffle, unshuffle
+from flexvae_cli.api import (
+    Count,
+    Mirrored,
+    Original,
+    Part,
+    Range,
+    Reach,
+    Rule,
+    Shape,
+    ShapeError,
+    Step,
+    layer,
+    mirrors,
+    shuffle,
+    unshuffle,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +43,14 @@ def blur_rule(kernel_size: int, stride: int, padding_mode: str) -> Rule:
     return rule
 
 
-@layer("Blur", dims=2, trace=blur_rule)
+def blur_mirror(original: Original) -> Mirrored:
+    """Upsampling by the stride, and the same filter behind it."""
+    stride = original.values["stride"]
+    enlarged = [Part("UpS", {"scale_factor": stride})] if stride > 1 else []
+    return Mirrored((*enlarged, original.like(stride=1)))
+
+
+@layer("Blur", dims=2, trace=blur_rule, mirror=blur_mirror)
 def blur(
     kernel_size: Taps = 3, stride: Count = 1, *, padding_mode: Literal["reflect", "replicate"] = "reflect"
 ) -> nn.Module:
@@ -52,7 +74,7 @@ def blur(
     return Blur(kernel_size, stride, padding_mode)
 
 
-@layer("HaarD", trace=lambda: unshuffle(2))
+@layer("HaarD", trace=lambda: unshuffle(2), mirror=mirrors.inverse("HaarU"))
 def haar_down() -> nn.Module:
     """Haar wavelet: half of the size along every axis, in 2^axes bands of all channels; the inverse of HaarU.
 
@@ -70,7 +92,7 @@ def haar_down() -> nn.Module:
     return HaarDown()
 
 
-@layer("HaarU", trace=lambda: shuffle(2))
+@layer("HaarU", trace=lambda: shuffle(2), mirror=mirrors.inverse("HaarD"))
 def haar_up() -> nn.Module:
     """Inverse Haar wavelet: twice the size along every axis, from 2^axes bands of all channels, as HaarD gives them.
 

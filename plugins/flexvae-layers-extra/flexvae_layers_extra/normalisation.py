@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from flexvae_cli.api import Count, Probability, Range, Rule, conv, group_norm, layer, pointwise
+from flexvae_cli.api import (
+    Count,
+    Mirrored,
+    Original,
+    Probability,
+    Range,
+    Rule,
+    conv,
+    group_norm,
+    layer,
+    mirrors,
+    pointwise,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -12,7 +24,9 @@ if TYPE_CHECKING:
 Epsilon = Annotated[float, Range(0)]
 
 
-@layer("BN", trace=lambda num_features, affine: pointwise(num_features, 2 * num_features * affine))
+@layer(
+    "BN", trace=lambda num_features, affine: pointwise(num_features, 2 * num_features * affine), mirror=mirrors.in_order
+)
 def batch_norm(
     num_features: Count, *, eps: Epsilon = 1e-5, momentum: Probability = 0.1, affine: bool = True
 ) -> nn.Module:
@@ -42,7 +56,7 @@ def instance_norm_rule(num_features: int, affine: bool) -> Rule:
     return group_norm(num_features, num_features, affine)
 
 
-@layer("IN", trace=instance_norm_rule)
+@layer("IN", trace=instance_norm_rule, mirror=mirrors.in_order)
 def instance_norm(num_features: Count, *, eps: Epsilon = 1e-5, affine: bool = False) -> nn.Module:
     """Instance normalisation: each channel of each sample over its positions (Ulyanov et al., 2016, arXiv:1607.08022).
 
@@ -61,7 +75,9 @@ def instance_norm(num_features: Count, *, eps: Epsilon = 1e-5, affine: bool = Fa
     return nn.GroupNorm(num_features, num_features, eps, affine)
 
 
-@layer("LN", trace=lambda num_channels, affine: pointwise(num_channels, 2 * num_channels * affine))
+@layer(
+    "LN", trace=lambda num_channels, affine: pointwise(num_channels, 2 * num_channels * affine), mirror=mirrors.in_order
+)
 def layer_norm(num_channels: Count, *, eps: Epsilon = 1e-5, affine: bool = True) -> nn.Module:
     """Layer normalisation over the channels of each position (Ba et al., 2016, arXiv:1607.06450).
 
@@ -85,7 +101,7 @@ def rms_norm_rule(num_channels: int, bias: bool) -> Rule:
     return pointwise(num_channels, (1 + bias) * num_channels)
 
 
-@layer("RMSN", trace=rms_norm_rule)
+@layer("RMSN", trace=rms_norm_rule, mirror=mirrors.in_order)
 def rms_norm(num_channels: Count, *, eps: Epsilon = 1e-5, bias: bool = False) -> nn.Module:
     """RMS normalisation: the channels of each position over their root mean square, which no mean is taken from.
 
@@ -110,7 +126,12 @@ def divisive_norm_rule(num_channels: int) -> Rule:
     return conv(num_channels, num_channels, 1)
 
 
-@layer("GDN", trace=divisive_norm_rule)
+def divisive_norm_mirror(original: Original) -> Mirrored:
+    """The decoder multiplies where the encoder divides."""
+    return Mirrored((original.like(inverse=not original.values["inverse"]),), keeps_order=True)
+
+
+@layer("GDN", trace=divisive_norm_rule, mirror=divisive_norm_mirror)
 def generalised_divisive_norm(num_channels: Count, *, inverse: bool = False) -> nn.Module:
     """Generalised divisive normalisation of learned image compression (Balle et al., 2015, arXiv:1511.06281).
 

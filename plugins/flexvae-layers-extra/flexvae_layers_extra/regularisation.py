@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexvae_cli.api import Probability, layer, same
+from flexvae_cli.api import Probability, layer, mirrors, same
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@layer("Drop", trace=same)
+@layer("Drop", trace=same, mirror=mirrors.in_order)
 def dropout(p: Probability = 0.5) -> nn.Module:
     """Dropout: in training each number is zeroed by chance, the others are scaled by 1 / (1 - p).
 
@@ -26,7 +26,7 @@ def dropout(p: Probability = 0.5) -> nn.Module:
     return nn.Dropout(p)
 
 
-@layer("Drop2d", dims=2, trace=same)
+@layer("Drop2d", dims=2, trace=same, mirror=mirrors.in_order)
 def dropout2d(p: Probability = 0.5) -> nn.Module:
     """Channel dropout: in training whole channels of a sample are zeroed by chance, the others scaled by 1 / (1 - p).
 
@@ -42,7 +42,7 @@ def dropout2d(p: Probability = 0.5) -> nn.Module:
     return nn.Dropout2d(p)
 
 
-@layer("DropPath", trace=same)
+@layer("DropPath", trace=same, mirror=mirrors.in_order)
 def drop_path(p: Probability = 0.1) -> nn.Module:
     """Stochastic depth: in training the whole sample is zeroed by chance, the others are scaled by 1 / (1 - p).
 

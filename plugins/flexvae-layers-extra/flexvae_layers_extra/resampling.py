@@ -14,6 +14,7 @@ from flexvae_cli.api import (
     Size,
     Step,
     layer,
+    mirrors,
     pool,
     resize,
     same,
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@layer("AvgP", dims=2, trace=pool)
-def average_pool2d(
+@layer("AvgP", trace=pool, mirror=mirrors.pooling)
+def average_pool(
     kernel_size: Size, stride: Size | None = None, padding: Padding = 0, *, count_include_pad: bool = True
 ) -> nn.Module:
-    """2-D average pooling.
+    """Average pooling, over as many axes as the data has.
 
     Args:
         kernel_size: height and width of the window, in pixels.
@@ -41,15 +42,22 @@ def average_pool2d(
     Examples:
         AvgP_2: 3x8x6 -> 3x4x3
         AvgP_3x5_2_1x2_count-include-pad=false: 3x8x8 -> 3x4x4
+        AvgP_2: 3x9 -> 3x4
+        AvgP_2x2x1: 3x4x6x5 -> 3x2x3x5
     """
-    from torch import nn
+    from flexvae_layers_extra.blocks import AveragePool
 
-    return nn.AvgPool2d(kernel_size, stride, padding, count_include_pad=count_include_pad)
+    return AveragePool(kernel_size, stride, padding, count_include_pad)
 
 
-@layer("AdAvgP", dims=2, trace=resize)
-def adaptive_average_pool2d(output_size: Size) -> nn.Module:
-    """2-D average pooling to a fixed size, whatever size comes in.
+any_size = mirrors.impossible(
+    "it gives one size whatever comes in; upsample to the size of your samples, as with UpS_4"
+)
+
+
+@layer("AdAvgP", trace=resize, mirror=any_size)
+def adaptive_average_pool(output_size: Size) -> nn.Module:
+    """Average pooling to a fixed size, whatever size comes in.
 
     Args:
         output_size: height and width that go out, in pixels.
@@ -57,15 +65,17 @@ def adaptive_average_pool2d(output_size: Size) -> nn.Module:
     Examples:
         AdAvgP_2: 3x8x6 -> 3x2x2
         AdAvgP_3x5: 3x7x12 -> 3x3x5
+        AdAvgP_3: 2x8 -> 2x3
+        AdAvgP_2x3x1: 2x4x6x5 -> 2x2x3x1
     """
-    from torch import nn
+    from flexvae_layers_extra.blocks import AdaptivePool
 
-    return nn.AdaptiveAvgPool2d(output_size)
+    return AdaptivePool("mean", output_size)
 
 
-@layer("AdMaxP", dims=2, trace=resize)
-def adaptive_max_pool2d(output_size: Size) -> nn.Module:
-    """2-D max pooling to a fixed size, whatever size comes in.
+@layer("AdMaxP", trace=resize, mirror=any_size)
+def adaptive_max_pool(output_size: Size) -> nn.Module:
+    """Max pooling to a fixed size, whatever size comes in.
 
     Args:
         output_size: height and width that go out, in pixels.
@@ -73,13 +83,19 @@ def adaptive_max_pool2d(output_size: Size) -> nn.Module:
     Examples:
         AdMaxP_2: 3x8x6 -> 3x2x2
         AdMaxP_3x5: 3x7x12 -> 3x3x5
+        AdMaxP_3: 2x8 -> 2x3
+        AdMaxP_2x3x1: 2x4x6x5 -> 2x2x3x1
     """
-    from torch import nn
+    from flexvae_layers_extra.blocks import AdaptivePool
 
-    return nn.AdaptiveMaxPool2d(output_size)
+    return AdaptivePool("max", output_size)
 
 
-@layer("PS", trace=lambda upscale_factor: shuffle(upscale_factor))
+@layer(
+    "PS",
+    trace=lambda upscale_factor: shuffle(upscale_factor),
+    mirror=mirrors.inverse("PU", downscale_factor="upscale_factor"),
+)
 def pixel_shuffle(upscale_factor: Count) -> nn.Module:
     """Channels to space: (c * r^2, h, w) -> (c, h * r, w * r) (Shi et al., 2016, arXiv:1609.05158).
 
@@ -98,7 +114,11 @@ def pixel_shuffle(upscale_factor: Count) -> nn.Module:
     return Shuffle(upscale_factor)
 
 
-@layer("PU", trace=lambda downscale_factor: unshuffle(downscale_factor))
+@layer(
+    "PU",
+    trace=lambda downscale_factor: unshuffle(downscale_factor),
+    mirror=mirrors.inverse("PS", upscale_factor="downscale_factor"),
+)
 def pixel_unshuffle(downscale_factor: Count) -> nn.Module:
     """Space to channels: (c, h * r, w * r) -> (c * r^2, h, w), the inverse of PS.
 
@@ -117,7 +137,7 @@ def pixel_unshuffle(downscale_factor: Count) -> nn.Module:
     return Unshuffle(downscale_factor)
 
 
-@layer("UpB", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=1))
+@layer("UpB", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=1), mirror=mirrors.upsampling)
 def upsample_bilinear(scale_factor: Count) -> nn.Module:
     """Bilinear upsampling by a whole factor; pixels are areas, their corners are not aligned.
 
@@ -133,7 +153,24 @@ def upsample_bilinear(scale_factor: Count) -> nn.Module:
     return nn.Upsample(scale_factor=scale_factor, mode="bilinear", align_corners=False)
 
 
-@layer("UpC", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=2))
+@layer("UpL", trace=lambda scale_factor: scale(scale_factor, overlap=1), mirror=mirrors.upsampling)
+def upsample_linear(scale_factor: Size) -> nn.Module:
+    """Linear upsampling by a whole factor, over as many axes as the data has; in 2-D it is UpB.
+
+    Args:
+        scale_factor: how many times larger every axis becomes, or each.
+
+    Examples:
+        UpL_2: 3x6 -> 3x12
+        UpL_2x3: 3x6x5 -> 3x12x15
+        UpL_1x2x2: 2x3x6x5 -> 2x3x12x10
+    """
+    from flexvae_layers_extra.blocks import LinearUpsample
+
+    return LinearUpsample(scale_factor)
+
+
+@layer("UpC", dims=2, trace=lambda scale_factor: scale(scale_factor, overlap=2), mirror=mirrors.upsampling)
 def upsample_bicubic(scale_factor: Count) -> nn.Module:
     """Bicubic upsampling by a whole factor; pixels are areas, their corners are not aligned.
 
@@ -162,7 +199,7 @@ def channel_mean_rule(group_size: int) -> Rule:
     return rule
 
 
-@layer("ChMean", trace=channel_mean_rule)
+@layer("ChMean", trace=channel_mean_rule, mirror=mirrors.inverse("ChRep", copies="group_size"))
 def channel_mean(group_size: Count) -> nn.Module:
     """Mean of each group of neighbouring channels: (c * g, ...) -> (c, ...), the shortcut of DC-AE's downsampling.
 
@@ -186,7 +223,7 @@ def channel_repeat_rule(copies: int) -> Rule:
     return lambda shape: replace(same()(shape), shape=(shape[0] * copies, *shape[1:]))
 
 
-@layer("ChRep", trace=channel_repeat_rule)
+@layer("ChRep", trace=channel_repeat_rule, mirror=mirrors.inverse("ChMean", group_size="copies"))
 def channel_repeat(copies: Count) -> nn.Module:
     """Every channel several times in a row: (c, ...) -> (c * n, ...), the shortcut of DC-AE's upsampling.
 
@@ -206,12 +243,13 @@ def channel_repeat(copies: Count) -> nn.Module:
 
 
 LAYERS = [
-    average_pool2d,
-    adaptive_average_pool2d,
-    adaptive_max_pool2d,
+    average_pool,
+    adaptive_average_pool,
+    adaptive_max_pool,
     pixel_shuffle,
     pixel_unshuffle,
     upsample_bilinear,
+    upsample_linear,
     upsample_bicubic,
     channel_mean,
     channel_repeat,

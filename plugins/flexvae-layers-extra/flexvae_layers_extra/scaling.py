@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from flexvae_cli.api import Range, Rule, layer, same
+from flexvae_cli.api import Mirrored, Original, Range, Rule, layer, mirrors, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Positive = Annotated[float, Range(1e-6)]
 
 
-@layer("SoftClamp", trace=same)
+@layer("SoftClamp", trace=same, mirror=mirrors.in_order)
 def soft_clamp(limit: Positive = 3.0) -> nn.Module:
     """limit * tanh(x / limit): small numbers stay as they are, large ones end at the limit.
 
@@ -37,7 +37,13 @@ def rescale_rule(multiply: float) -> Rule:
     return same()
 
 
-@layer("Rescale", trace=rescale_rule)
+def rescale_mirror(original: Original) -> Mirrored:
+    """The way back: (x - add) / multiply."""
+    multiply, add = original.values["multiply"], original.values["add"]
+    return Mirrored((original.like(multiply=1 / multiply, add=0.0 - add / multiply),))
+
+
+@layer("Rescale", trace=rescale_rule, mirror=rescale_mirror)
 def rescale(multiply: float, add: float = 0.0) -> nn.Module:
     """x * multiply + add, both fixed: `Rescale_0.5_0.5` takes [-1, 1] to [0, 1], `Rescale_2_-1` takes it back.
 

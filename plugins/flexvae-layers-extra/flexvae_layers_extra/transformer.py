@@ -19,6 +19,7 @@ from flexvae_cli.api import (
     chain,
     conv,
     layer,
+    mirrors,
     pointwise,
     same,
 )
@@ -44,7 +45,7 @@ def transformer_rule(channels: int, num_heads: int, expansion: int) -> Rule:
     return mixed_then_widened(channels, num_heads, expansion, attention(channels))
 
 
-@layer("ViT", trace=transformer_rule)
+@layer("ViT", trace=transformer_rule, mirror=mirrors.itself)
 def transformer_block(channels: Count, num_heads: Count, *, expansion: Count = 4, eps: Epsilon = 1e-6) -> nn.Module:
     """Transformer block: attention over all positions, then a GELU net on each (Dosovitskiy et al., 2020).
 
@@ -91,7 +92,7 @@ def swin_rule(channels: int, num_heads: int, window_size: int, shift: int, expan
     return mixed_then_widened(channels, num_heads, expansion, window_attention(channels, num_heads, window_size))
 
 
-@layer("Swin", dims=2, trace=swin_rule)
+@layer("Swin", dims=2, trace=swin_rule, mirror=mirrors.itself)
 def swin_block(
     channels: Count,
     num_heads: Count,
@@ -136,7 +137,7 @@ def positions_rule(channels: int) -> Rule:
     return rule
 
 
-@layer("SinPos", trace=positions_rule)
+@layer("SinPos", trace=positions_rule, mirror=mirrors.itself)
 def sinusoidal_positions(channels: Count) -> nn.Module:
     """x plus sines and cosines of where each position is, which are fixed and go with any size (arXiv:1706.03762).
 

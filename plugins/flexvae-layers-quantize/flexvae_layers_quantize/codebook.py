@@ -23,6 +23,9 @@ class Codebook(Settling):
     The means run with `decay`, and as plain means over the steps until then: with `from_data` the first step's rows are
     the first codes, and the steps behind it refine them as mini-batch k-means does (Sculley, 2010).
 
+    Attributes:
+        revived: how many codes the last step replaced.
+
     Args:
         size: number of codes.
         dim: of one.
@@ -36,6 +39,7 @@ class Codebook(Settling):
     sums: Tensor
     counts: Tensor
     age: Tensor
+    revived: Tensor
     step_sums: Tensor
     step_counts: Tensor
     spare: Tensor
@@ -50,6 +54,7 @@ class Codebook(Settling):
         self.register_buffer("sums", codes.clone())
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))  # steps
+        self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
         self.register_buffer("step_sums", torch.zeros(size, dim), persistent=False)
         self.register_buffer("step_counts", torch.zeros(size), persistent=False)
         self.register_buffer("spare", torch.zeros(size, dim), persistent=False)
@@ -91,10 +96,12 @@ class Codebook(Settling):
         there = self.spare_there > 0.5
         starts = some & (self.age == 0) & self.from_data
         codes, sums, counts = self._moved()
-        codes, sums, counts = self._revived(codes, sums, counts, there)
+        dead, row = self._dead(counts, there)
+        codes, sums, counts = self._with_new(dead, row, codes, sums, counts)
         seeded = torch.where(there[:, None], self.spare, self.codes)
         self._take(some, codes, sums, counts)
         self._take(starts, seeded, seeded, torch.ones_like(counts))
+        self.revived.copy_(torch.where(some, torch.where(starts, 0, dead.sum()), self.revived))
         self.age += some
         for buffer in (self.step_sums, self.step_counts, self.spare, self.spare_there):
             buffer.zero_()
@@ -108,15 +115,20 @@ class Codebook(Settling):
         codes = torch.where(counts[:, None] > LEAST, sums / counts.clamp(min=LEAST)[:, None], self.codes)
         return self._shaped(codes), sums, counts
 
-    def _revived(self, codes: Tensor, sums: Tensor, counts: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The first dead code becomes the first spare row, and so on, as far as these go."""
-        mean = counts.mean()
-        dead = counts < self.revive * mean
+    def _dead(self, counts: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Which codes are dead and can be replaced, and the spare row for each: the first for the first, and so on."""
+        dead = counts < self.revive * counts.mean()
         row = (dead.cumsum(0) - 1).clamp(min=0)
-        taken = dead & there[row]
-        codes = torch.where(taken[:, None], self.spare[row], codes)
-        counts = torch.where(taken, mean, counts)
-        return codes, torch.where(taken[:, None], codes * mean, sums), counts
+        return dead & there[row], row
+
+    def _with_new(
+        self, dead: Tensor, row: Tensor, codes: Tensor, sums: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, sums and counts with spare rows, as often used as the mean, in the place of dead codes."""
+        mean = counts.mean()
+        codes = torch.where(dead[:, None], self.spare[row], codes)
+        counts = torch.where(dead, mean, counts)
+        return codes, torch.where(dead[:, None], codes * mean, sums), counts
 
     def _shaped(self, codes: Tensor) -> Tensor:
         return F.normalize(codes, dim=1) if self.cosine else codes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-from flexvae_cli.api import Ints, Probability, Range, Rule, layer, pointwise, same
+from flexvae_cli.api import Ints, Probability, Range, Rule, layer, mirrors, pointwise, same
 from flexvae_layers_quantize.vector_codes import Decay, Weight
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def signs(bits: int) -> Rule:
     return pointwise(bits)
 
 
-@layer("FSQ", trace=scalars, quantizes=True)
+@layer("FSQ", trace=scalars, quantizes=True, mirror=mirrors.nothing)
 def finite_scalar_quantizer(levels: Ints) -> nn.Module:
     """Finite scalar quantization: channels are bounded and rounded to levels (Mentzer et al., 2023, arXiv:2309.15505).
 
@@ -54,7 +54,7 @@ def finite_scalar_quantizer(levels: Ints) -> nn.Module:
     return FiniteScalarQuantizer(levels)
 
 
-@layer("RFSQ", trace=residual_scalars, quantizes=True)
+@layer("RFSQ", trace=residual_scalars, quantizes=True, mirror=mirrors.nothing)
 def residual_finite_scalar_quantizer(
     levels: Ints, quantizers: Annotated[int, Range(1, 16)], *, dropout: Probability = 0.0
 ) -> nn.Module:
@@ -74,7 +74,7 @@ def residual_finite_scalar_quantizer(
     return ResidualFiniteScalarQuantizer(levels, quantizers, dropout)
 
 
-@layer("LFQ", trace=signs, quantizes=True)
+@layer("LFQ", trace=signs, quantizes=True, mirror=mirrors.nothing)
 def lookup_free_quantizer(
     bits: Bits, *, entropy: Weight = 0.1, diversity: Weight = 1.0, commitment: Weight = 0.25, group: Group = 8
 ) -> nn.Module:
@@ -101,7 +101,7 @@ def lookup_free_quantizer(
     )
 
 
-@layer("BSQ", trace=signs, quantizes=True)
+@layer("BSQ", trace=signs, quantizes=True, mirror=mirrors.nothing)
 def binary_spherical_quantizer(
     bits: Bits, *, entropy: Weight = 0.1, diversity: Weight = 1.0, commitment: Weight = 0.25, group: Group = 8
 ) -> nn.Module:
@@ -127,7 +127,7 @@ def binary_spherical_quantizer(
     )
 
 
-@layer("FQ", trace=same, quantizes=True)
+@layer("FQ", trace=same, quantizes=True, mirror=mirrors.in_order)
 def fixed_point_quantizer(bits: Annotated[int, Range(2, 16)], *, decay: Decay = 0.99) -> nn.Module:
     """Fixed-point numbers: 2^bits equal steps over a running range (Jacob et al., 2017, arXiv:1712.05877).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from flexvae_cli.api import Count, Probability, Range, Rule, layer, pointwise
+from flexvae_cli.api import Count, Probability, Range, Rule, layer, mirrors, pointwise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ def mapped(channels: int) -> Rule:
     return pointwise(channels, channels * channels)
 
 
-@layer("VQ", trace=vectors, quantizes=True)
+@layer("VQ", trace=vectors, quantizes=True, mirror=mirrors.nothing)
 def vector_quantizer(
     codebook_size: Codes,
     channels: Count,
@@ -78,7 +78,7 @@ def vector_quantizer(
     )
 
 
-@layer("RVQ", trace=grouped, quantizes=True)
+@layer("RVQ", trace=grouped, quantizes=True, mirror=mirrors.nothing)
 def residual_vector_quantizer(
     codebook_size: Codes,
     channels: Count,
@@ -130,7 +130,7 @@ def residual_vector_quantizer(
     )
 
 
-@layer("SimVQ", trace=mapped, quantizes=True)
+@layer("SimVQ", trace=mapped, quantizes=True, mirror=mirrors.nothing)
 def simple_vector_quantizer(
     codebook_size: Codes, channels: Count, *, commitment: Weight = 0.25, rotation: bool = True
 ) -> nn.Module:

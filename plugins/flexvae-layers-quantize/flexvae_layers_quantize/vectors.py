@@ -68,8 +68,14 @@ class VectorQuantizer(nn.Module):
         distance = torch.stack([part[2] for part in parts]).mean()
         surrogate = rotate_to(flat, total) if self.rotation else flat
         y = passed(total, surrogate)
-        stats = code_stats(indices, self.size)
+        stats = {**code_stats(indices, self.size), **self._revived()}
         return Quantized(grid(y, x).to(x.dtype), self.commitment * distance, grid(indices, x), stats)
+
+    def _revived(self) -> dict[str, Tensor]:
+        """How many dead codes of all codebooks the step before replaced; nothing where none can be."""
+        books = [cast(Codebook, book) for book in self.codebooks if book.training]
+        counts = [book.revived for book in books if book.revive]
+        return {"revived": torch.stack(counts).sum().float()} if counts else {}
 
     def _group(self, number: int, flat: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (n, c') -> the sum of their codes, indices (n, levels) and the mean squared distance over the levels."""

@@ -1,0 +1,156 @@
+"""A reader gives the samples of a kind of file, and writes files of that kind; it describes itself as a layer does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexvae_cli.api.spec import Spec, described
+from flexvae_cli.api.trace import Shape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+About = Mapping[str, Any]
+"""What a file says beside its numbers, as JSON values: rate, spacing, affine, type. It goes where the sample goes."""
+
+
+class BadFile(Exception):  # noqa: N818 - it names the file, and most often travels as a value
+    """A file that cannot serve as a sample; it costs one line of a report, never the run.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong, as the end of a sentence that begins with the file: "is truncated".
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)  # the arguments as they are: a data worker pickles this
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself before its numbers are read.
+
+    Attributes:
+        shape: (c, *space) of what `Reader.read` will give.
+        rate: samples per second, where the axis is time.
+    """
+
+    shape: Shape
+    rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The numbers of a file.
+
+    Attributes:
+        data: (*space, c), of any real type; may be mapped from disk.
+        low, high: the numbers that become -1 and 1; those beyond are clipped.
+        about: what `Reader.write` takes to make a file of the same kind.
+    """
+
+    data: np.ndarray
+    low: float
+    high: float
+    about: About = field(default_factory=dict)
+
+
+class Reader(ABC):
+    """Files of one kind. It goes to data workers, so it can be pickled; files stay closed between calls."""
+
+    @abstractmethod
+    def finds(self, name: str, head: bytes) -> bool:
+        """Whether a file of that name, which begins with these bytes (512 at most), is one to read or to report."""
+
+    @abstractmethod
+    def header(self, path: Path, like: Shape) -> Header:
+        """Look at a file without reading its numbers.
+
+        Args:
+            path: the file.
+            like: (c, *space) of a training sample; channels and number of axes are wanted, sizes are not.
+
+        Raises:
+            BadFile: it cannot be read, or cannot be made to have such channels and axes.
+        """
+
+    @abstractmethod
+    def read(self, path: Path, like: Shape) -> Reading:
+        """The numbers of a file, whole; see `header`.
+
+        Raises:
+            BadFile: it cannot be read; no other exception, whatever the file holds.
+        """
+
+    @abstractmethod
+    def suffix(self, name: str) -> str:
+        """How the output for a file of that name ends, as in `.wav`; for `""` how any output does."""
+
+    @abstractmethod
+    def write(self, x: np.ndarray, about: About, suffix: str) -> bytes:
+        """A file of samples.
+
+        Args:
+            x: float32 (c, *space) in [-1, 1].
+            about: of the file that the samples come from; empty where they come from none.
+            suffix: what `suffix` said.
+        """
+
+    def check(self, about: About, shape: Shape, suffix: str) -> None:
+        """Refuse what `write` can do nothing with; `about` may come from a file that nobody vouches for.
+
+        Args:
+            about: what `write` will be given.
+            shape: (c, *space) of the samples.
+            suffix: what `suffix` said.
+
+        Raises:
+            Exception: of any kind, says what is wrong; here, whatever `write` raises on a sample of one position.
+        """
+        import numpy as np
+
+        self.write(np.zeros((shape[0], *(1 for _ in shape[1:])), np.float32), about, suffix)
+
+    def settled(self, headers: list[Header]) -> Mapping[str, Any]:
+        """Parameters that the training files decide where the config leaves them open: name -> value."""
+        del headers
+        return {}
+
+
+@dataclass(frozen=True)
+class ReaderSpec(Spec):
+    """A spec whose product is a `Reader`.
+
+    Attributes:
+        axes: the numbers of spatial axes that its samples can have.
+    """
+
+    axes: tuple[int, ...] = (1, 2, 3)
+
+    @property
+    def usage(self) -> str:
+        """What switches it on; its parameters are further keys of that table."""
+        return f'[data] reader = "{self.name}"'
+
+
+def reader(name: str, *, axes: tuple[int, ...] = (1, 2, 3)) -> Callable[[Callable[..., Any]], ReaderSpec]:
+    """Declare a reader: its factory's parameters are the further keys of `[data]` where `reader` names it.
+
+    Args:
+        name: the name in `[data] reader`: letters and digits, begins with a letter, at most 32.
+        axes: the numbers of spatial axes that its samples can have: 1 for signals, 2 for images, 3 for volumes.
+    """
+
+    def declare(factory: Callable[..., Any]) -> ReaderSpec:
+        return ReaderSpec(**described("reader", name, factory), axes=axes)
+
+    return declare

@@ -1,0 +1,1 @@
+"""The callbacks that come with the tool: observers of training events."""

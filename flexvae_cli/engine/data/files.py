@@ -1,0 +1,265 @@
+"""Samples from files that are no pictures: windows of signals, crops of volumes and of arrays, by a reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from flexvae_cli.api.readers import About, BadFile, Header, Reader, ReaderSpec
+from flexvae_cli.api.trace import Shape, text
+from flexvae_cli.engine.data.formats import SNIFFED
+from flexvae_cli.engine.data.readers.span import require_finite
+from flexvae_cli.engine.data.sources import THREADS, Item, list_files
+from flexvae_cli.errors import DataError, UsageError, listed
+from flexvae_cli.parameters import bind_values
+from flexvae_cli.paths import shown
+from flexvae_cli.registry import Registered, Registry
+
+IMAGES = "images"
+MOST = 64_000_000  # positions of a file, where nothing else is said
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Numbers of a file (*space, c), or a part of them, as the file has them; see `api.readers.Reading`."""
+
+    data: np.ndarray
+    low: float
+    high: float
+    path: Path
+    about: About
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.data.shape)
+
+    @property
+    def nbytes(self) -> float:
+        """What keeping it costs: a file that is mapped is not worth to be kept."""
+        return math.inf if isinstance(self.data, np.memmap) else self.data.nbytes
+
+    def __getitem__(self, part: Any) -> Numbers:
+        return Numbers(self.data[part], self.low, self.high, self.path, self.about)
+
+    def sample(self) -> torch.Tensor:
+        """float32 (c, *space) in [-1, 1]; numbers beyond `low` and `high` are clipped.
+
+        Raises:
+            BadFile: a mapped file has numbers here that are not finite.
+        """
+        if isinstance(self.data, np.memmap):
+            require_finite(self.path, self.data)
+        wide = np.float64 if self.data.dtype.itemsize > 2 else np.float32
+        planes: Any = np.moveaxis(self.data, -1, 0).astype(wide)
+        scaled = planes * (2 / (self.high - self.low)) - (self.high + self.low) / (self.high - self.low)
+        return torch.from_numpy(np.ascontiguousarray(scaled.clip(-1, 1), dtype=np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class FilePreparation:
+    """How a file becomes an array of at least the size that a model takes; `Preparation` for what is no picture.
+
+    Attributes:
+        shape: (c, *space) of a sample.
+        reader: what reads the files.
+        most: the most positions of a file.
+    """
+
+    shape: Shape
+    reader: Reader
+    most: int
+
+    def read(self, item: Item) -> Numbers:
+        """The numbers of a file.
+
+        Raises:
+            BadFile: it cannot be read, or is smaller than `shape`.
+        """
+        numbers = read_numbers(self.reader, item.path, self.shape, self.most)
+        fault = self._too_small(item.path, numbers.shape[:-1])
+        if fault is not None:
+            raise fault
+        return numbers
+
+    def tensor(self, array: Numbers) -> torch.Tensor:
+        """What `read` gave, or a part of it, as a sample."""
+        return array.sample()
+
+    def look(self, item: Item) -> Header | BadFile:
+        """What the header of a file says, or why it cannot be used."""
+        try:
+            header = checked_header(self.reader, item.path, self.shape, self.most)
+        except BadFile as bad:
+            return bad
+        return self._too_small(item.path, header.shape[1:]) or header
+
+    def _too_small(self, path: Path, space: Shape) -> BadFile | None:
+        if all(there >= wanted for there, wanted in zip(space, self.shape[1:], strict=True)):
+            return None
+        return BadFile(path, f"is too small: {text(space)}, wanted are {text(self.shape[1:])} or more")
+
+
+class WholeFiles(Dataset[tuple[tuple[Item, About], torch.Tensor | BadFile]]):
+    """Files whole, in the order of the items.
+
+    Args:
+        items: the files.
+        reader: what reads them.
+        like: (c, *space) of a training sample.
+        most: the most positions of a file.
+    """
+
+    def __init__(self, items: Sequence[Item], reader: Reader, like: Shape, most: int) -> None:
+        self.items = items
+        self.reader = reader
+        self.like = like
+        self.most = most
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Item, About], Any]:
+        """The item and what its file says of itself, and its sample (c, *space); a bad file is returned, not raised."""
+        item = self.items[index]
+        try:
+            numbers = read_numbers(self.reader, item.path, self.like, self.most)
+            return (item, dict(numbers.about)), numbers.sample().numpy()
+        except BadFile as bad:
+            return (item, {}), bad
+
+
+def checked_header(reader: Reader, path: Path, like: Shape, most: int) -> Header:
+    """What a file says of itself.
+
+    Raises:
+        BadFile: it cannot be read, or claims more positions than are allowed.
+    """
+    header = reader.header(path, like)
+    positions = math.prod(header.shape[1:])
+    if positions > most:
+        raise BadFile(path, f"has {positions:,} positions; data.max_pixels allows {most:,}")
+    return header
+
+
+def read_numbers(reader: Reader, path: Path, like: Shape, most: int) -> Numbers:
+    """The numbers of a file, its header looked at first.
+
+    Raises:
+        BadFile: it cannot be read, or claims more positions than are allowed.
+    """
+    checked_header(reader, path, like, most)
+    found = reader.read(path, like)
+    return Numbers(found.data, found.low, found.high, path, found.about)
+
+
+def usable_files(items: Sequence[Item], preparation: FilePreparation) -> tuple[list[Item], list[BadFile], list[Header]]:
+    """Look at the header of every file.
+
+    Returns:
+        The files that can be used as far as can be told, what is wrong with the others, and the headers of the first.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        seen = list(pool.map(preparation.look, items))
+    good = [item for item, found in zip(items, seen, strict=True) if isinstance(found, Header)]
+    return good, [found for found in seen if isinstance(found, BadFile)], [f for f in seen if isinstance(f, Header)]
+
+
+# ---------------------------------------------------------------------------------------------------- which reader
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A reader, and what it takes to have the same one again.
+
+    Attributes:
+        name: `images`, or what a plugin calls it.
+        values: its parameters.
+        reader: made of them.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    reader: Reader
+
+    def recorded(self) -> dict[str, Any]:
+        """What a model, or a folder of latents, says of it under `preprocessing`."""
+        return {"reader": self.name, "parameters": dict(self.values)}
+
+    def with_values(self, registry: Registry, values: Mapping[str, Any]) -> Chosen:
+        """The same reader with other values of some parameters."""
+        return made(registry, self.name, {**self.values, **values}) if values else self
+
+
+def made(registry: Registry, name: str, values: Mapping[str, Any], where: str = "data") -> Chosen:
+    """The reader of that name.
+
+    Raises:
+        UsageError: there is none, or the values are not its.
+    """
+    found = registry.find("reader", name)
+    if not isinstance(found, Registered):
+        raise UsageError(found)
+    problems: list[Any] = []
+    given = {key: value for key, value in values.items() if value is not None}
+    bound = bind_values(found.spec, given, where, problems)
+    if bound is None:
+        raise UsageError(*problems)
+    try:
+        return Chosen(name, dict(bound.values), found.spec(**bound.values))
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}", where=where) from error
+
+
+def found_in(chosen: Chosen, source: str, where: str) -> list[Item]:
+    """The files of a source that a reader reads, sorted by name."""
+    return list_files(source, finder(chosen.reader), where=where)
+
+
+def finder(reader: Reader) -> Callable[[Path], bool]:
+    """Whether a reader wants a file, by its path."""
+
+    def wanted(path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                return reader.finds(path.name, file.read(SNIFFED))
+        except OSError:
+            return reader.finds(path.name, b"")
+
+    return wanted
+
+
+def candidates(registry: Registry, shape: Shape) -> list[str]:
+    """The names of the readers whose samples can have as many axes, those of this package first."""
+    found = [each.spec for each in registry.all("reader")]
+    fitting = [spec.name for spec in found if isinstance(spec, ReaderSpec) and len(shape) - 1 in spec.axes]
+    order = {name: index for index, name in enumerate((IMAGES, "audio", "volumes", "arrays"))}
+    return sorted(fitting, key=lambda name: (order.get(name, len(order)), name))
+
+
+def choose(registry: Registry, source: str, shape: Shape, where: str) -> tuple[Chosen, list[Item]]:
+    """The first reader that finds files in a source, with its defaults, and these files.
+
+    Raises:
+        DataError: none does.
+    """
+    if source.startswith("builtin:"):
+        chosen = made(registry, IMAGES, {})
+        return chosen, found_in(chosen, source, where)
+    names = candidates(registry, shape)
+    for name in names:
+        chosen = made(registry, name, {})
+        items = found_in(chosen, source, where)
+        if items and (len(items) > 1 or not Path(source).is_file() or finder(chosen.reader)(Path(source))):
+            return chosen, items
+    axes = len(shape) - 1
+    have = "1 axis" if axes == 1 else f"{axes} axes"
+    what = f"nothing to read in {shown(Path(source))}: samples of {text(shape)} have {have}"
+    raise DataError(what, where=where, hint=f"readers for that: {listed(names, last='and')}; see docs/data.md")

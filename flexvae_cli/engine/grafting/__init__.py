@@ -1,0 +1,1 @@
+"""Trained weights carried over to an edited structure."""

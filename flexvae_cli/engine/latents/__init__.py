@@ -1,0 +1,1 @@
+"""Latents on disk as data sets: planned, encoded, written, gone on with, checked, and read by training."""
