@@ -219,7 +219,7 @@ def test_bad_files_are_reported_and_skipped(project):
     ("spoil", "what"),
     [
         (lambda p: shutil.rmtree(p / "photos"), "data.source: no such folder"),
-        (lambda p: [shutil.rmtree(p / "photos"), (p / "photos").mkdir()], "data.source: no images in"),
+        (lambda p: [shutil.rmtree(p / "photos"), (p / "photos").mkdir()], "data.source: nothing to read in"),
         (
             lambda p: [f.write_bytes(b"") for f in (p / "photos").rglob("*.png")],
             "data.source: none of the 10 images in",

@@ -32,7 +32,17 @@ def beside(compute: Callable[[], Any], folder: Path) -> tuple[int, Any]:
     return max(each["Total Allocated"] for each in recorded) - before - sum(each.nbytes for each in outputs), found
 
 
+@pytest.fixture
+def one_thread():
+    """Several add up gradients of weights apart, in small room of their own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @onednn
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("batch", "channels", "outputs", "side", "kernel", "dims"),
     [

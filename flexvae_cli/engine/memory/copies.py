@@ -2,8 +2,9 @@
 
 oneDNN computes in blocks of channels. Of tensors whose channels lie apart, torch makes blocked copies, padded to whole
 blocks, of what is read and of what is written, and frees them before the operation returns. Tensors in channels-last
-order are read as they are, and so are those of 1x1 convolutions. A single small sample is computed without the library,
-through columns. What stands here was read from the record of torch's allocator, operation by operation.
+order are read as they are. A single small sample is computed without the library, through columns, and so are 1x1
+convolutions on one thread, directly. What stands here was read from the record of torch's allocator, operation by
+operation.
 """
 
 from __future__ import annotations
@@ -25,38 +26,46 @@ SMALL = 20_480  # numbers in a single sample up to which torch computes without 
 def copies(func: Any, args: tuple[Any, ...], out: Any) -> Iterator[Extra]:
     """The blocked copies of a convolution, or of its backward pass."""
     if func is _ATEN.convolution.default:
-        x, weight, stride, dilation, transposed = args[0], args[1], args[3], args[5], args[6]
-        bytes_ = _forward(x, weight, out, transposed, _is_pointwise(weight, stride, dilation))
+        x, weight, _, stride, _, dilation, transposed, _, groups = args
+        bytes_ = _alone(x, weight, out, (stride, dilation, groups), transposed)
+        bytes_ = _forward(x, weight, out, transposed) if bytes_ is None else bytes_
     elif func is _ATEN.convolution_backward.default:
-        gradient, x, weight, stride, dilation, transposed = *args[:3], args[4], args[6], args[7]
-        pointwise = _is_pointwise(weight, stride, dilation) and not transposed
-        bytes_ = _backward(gradient, x, weight, transposed, pointwise, out[0] is not None)
+        gradient, x, weight, _, stride, _, dilation, transposed, _, groups, _ = args
+        bytes_ = _alone(x, weight, gradient, (stride, dilation, groups), transposed)
+        bytes_ = _backward(gradient, x, weight, transposed, out[0] is not None) if bytes_ is None else bytes_
     else:
         return
     if bytes_ > 0:
         yield Extra(bytes_)
 
 
-def _forward(x: Tensor, weight: Tensor, out: Tensor, transposed: bool, pointwise: bool) -> int:
-    if _is_without_library(x) and not transposed:
-        return _columns(x, weight, out)
+def _alone(
+    x: Tensor, weight: Tensor, out: Tensor, how: tuple[list[int], list[int], int], transposed: bool
+) -> int | None:
+    """What torch takes where it computes without the library; `None` where it does not."""
+    stride, dilation, groups = how
+    plain = all(n == 1 for n in (*stride, *dilation))
+    if transposed or x.dtype != torch.float32:
+        return None
+    if plain and all(n == 1 for n in weight.shape[2:]) and x.shape[0] < 16 and torch.get_num_threads() == 1:
+        return 0
+    if x.shape[0] == 1 and groups == 1 and x.numel() <= SMALL and min(weight.shape[2:]) <= 3:
+        return math.prod(weight.shape[1:]) * math.prod(out.shape[2:]) * x.element_size()  # every window, side by side
+    return None
+
+
+def _forward(x: Tensor, weight: Tensor, out: Tensor, transposed: bool) -> int:
     if _is_channels_last(x):
         return weight.nbytes
-    if pointwise and not transposed:
-        return 0
     read = _blocked(x) if x.shape[1] >= _block() else 0
     if transposed:
         return read + weight.nbytes + _blocked(out)
     return max(read + _blocked(weight, 2) + _blocked(out) - out.nbytes, _blocked(out))
 
 
-def _backward(gradient: Tensor, x: Tensor, weight: Tensor, transposed: bool, pointwise: bool, input_too: bool) -> int:
-    if _is_without_library(x):
-        return _columns(x, weight, gradient)
+def _backward(gradient: Tensor, x: Tensor, weight: Tensor, transposed: bool, input_too: bool) -> int:
     if _is_channels_last(x):
         return 2 * weight.nbytes
-    if pointwise:
-        return 0
     few = transposed and gradient.shape[1] < 4  # then it is what a plain convolution reads
     arrived = 0 if few else _blocked(gradient)
     of_weight = max(arrived + (_blocked(x) if x.shape[1] >= 4 else 0), _blocked(weight, 2))
@@ -77,19 +86,6 @@ def _blocked(tensor: Tensor, axes: int = 1) -> int:
 @cache
 def _block() -> int:
     return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
-
-
-def _is_without_library(x: Tensor) -> bool:
-    return x.shape[0] == 1 and x.numel() <= SMALL
-
-
-def _columns(x: Tensor, weight: Tensor, out: Tensor) -> int:
-    """Every window of one sample, side by side."""
-    return math.prod(weight.shape[1:]) * math.prod(out.shape[2:]) * x.element_size()
-
-
-def _is_pointwise(weight: Tensor, stride: list[int], dilation: list[int]) -> bool:
-    return all(n == 1 for n in (*weight.shape[2:], *stride, *dilation))
 
 
 def _is_channels_last(x: Tensor) -> bool:
