@@ -274,7 +274,7 @@ def test_a_signal_to_one_process_stops_all_even_if_it_is_sent_on(project):
         second.send_signal(signal.SIGTERM)
         second.send_signal(signal.SIGTERM)
         (_, said), (_, nothing) = (process.communicate(timeout=60) for process in (first, second))
-        assert (first.returncode, second.returncode) == (143, 143)
+        assert (first.returncode, second.returncode) == (143, 143), (said, nothing)
     assert f"stopped at step {newest(run)}, saved" in said
     assert nothing == ""
 
