@@ -33,16 +33,16 @@ nightly: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/on_cuda.py
 	$(BIN)/python benchmarks/exact.py
 	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/dimensions.py
 
 # Trainings on the clock: half an hour and more, on a machine that does nothing else.
 bench-long: $(READY)
+	$(BIN)/python benchmarks/quickstart.py
+	$(BIN)/python benchmarks/dimensions.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/quantizers.py
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 HEAD = (
-    "# Benchmarks\n\nEvery number here is written by a script in `benchmarks/`. `make bench-long` runs the two that "
-    "train longest,\n`quality.py` and `quantizers.py`, and `make bench` all others.\n"
+    "# Benchmarks\n\nEvery number here is written by a script in `benchmarks/`. `make bench-long` runs those that "
+    "train models to the end,\nand `make bench` all others, in half an hour on two cores.\n"
 )
 
 
