@@ -39,6 +39,7 @@ class Case:
         precision: `fp32` or `bf16`.
         fuse: as `train.fuse`; with `off` layout and memory are left as they are, too.
         device: where.
+        compile: as `train.compile`.
         original: a checkout of the original project.
     """
 
@@ -51,6 +52,7 @@ class Case:
     precision: str = "fp32"
     fuse: Literal["auto", "on", "off"] = "auto"
     device: str = "cpu"
+    compile: bool | str = False
     original: str = ""
 
     def images(self) -> torch.Tensor:
@@ -144,6 +146,7 @@ def plan_of(case: Case, folder: Path) -> Any:
             "precision": case.precision,
             "norm_dtype": "input" if case.net == "sd" else "fp32",  # as autocast leaves norms on a CPU
             "fuse": case.fuse,
+            "compile": case.compile,
             "layout": "contiguous" if case.fuse == "off" else "auto",
         },
     }

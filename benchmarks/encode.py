@@ -5,12 +5,14 @@
 The photographs are those that the package carries, scaled to 4000x3000 and saved as JPEG of quality 90. The loop is
 `encode_folder` of baseline.py. `flexvae encode` is run as a command, once on a few images and once on all: the
 difference is what the others take, without the start. Reading is measured in one process with one thread, against
-torchvision's ImageFolder with Resize, CenterCrop and ToTensor.
+torchvision's ImageFolder with Resize, CenterCrop and ToTensor. How long training waits for data is what a run says of
+itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -121,7 +123,8 @@ def reading(folder: Path, paths: Sequence[Path], size: int, rounds: int) -> dict
     from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
     from flexvae_cli.engine.data.cache import ImageCache
-    from flexvae_cli.engine.data.dataset import EvaluationImages, Preparation
+    from flexvae_cli.engine.data.dataset import EvaluationImages
+    from flexvae_cli.engine.data.preparation import Preparation
     from flexvae_cli.engine.data.sources import Item
 
     torch.set_num_threads(1)
@@ -139,12 +142,24 @@ def reading(folder: Path, paths: Sequence[Path], size: int, rounds: int) -> dict
     return {name: per_second(way.__getitem__, len(items), rounds) for name, way in ways.items()}
 
 
+def waiting(folder: Path, steps: int) -> float:
+    """Part of its time that training of the quickstart waits for data, the start left out."""
+    run = folder / "waiting"
+    sets = (f"train.run_dir={run}", f"train.max_steps={steps}", "train.log_every=25")
+    options = [part for each in sets for part in ("--set", each)]
+    config = Path(__file__).parents[1] / "configs/quickstart.toml"
+    subprocess.run([FLEXVAE, "--quiet", "train", "--config", str(config), *options], check=True)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return statistics.mean([line["data_wait"] for line in lines if "data_wait" in line][1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--divisors", type=int, nargs="+", default=[4, 1])
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=400, help="of training, to see how long it waits for data")
     parser.add_argument("--pixels", default="4000x3000", help="width x height of the photographs")
     parser.add_argument("--dry", action="store_true", help="print the section, leave the page as it is")
     wanted = parser.parse_args()
@@ -153,6 +168,7 @@ def main() -> None:
         folder = Path(place)
         paths = photographs(folder / "source", wanted.images, width, height)
         encoded = {each: encoding(folder, paths, each, wanted.size, wanted.rounds) for each in wanted.divisors}
+        waits = waiting(folder, wanted.steps)
         read = reading(folder, paths, wanted.size, wanted.rounds)
     rows = [
         f"| {'the channels of the seed' if divisor == 1 else f'1/{divisor} of them'} | {rates['loop']:.2f} "
@@ -175,6 +191,8 @@ def main() -> None:
         "| | images/s | |",
         "| --- | --- | --- |",
         *(f"| {name} | {rate:.1f} | {rate / plain:.1f} x |" for name, rate in read.items()),
+        "",
+        f"Training of `configs/quickstart.toml` waits for data {100 * waits:.1f} % of its time.",
     ]
     if wanted.dry:
         print("\n".join(body))

@@ -207,8 +207,8 @@ def main() -> None:
         f"{wanted.rounds} rounds in turn, every contender in a process of its own. The baseline is "
         "`benchmarks/baseline.py`: plain PyTorch, NCHW, fp32. The last column is a bound: how many times faster than "
         "the first row it would be if all its operations (matrix products and convolutions, forward and backward, "
-        "counted as they are computed) took as long as convolutions that this process does alone, channels-last, in the same "
-        "rounds. The goals were set on another machine.\n\n"
+        "counted as they are computed) took as long as convolutions that a process does alone, channels-last, in the "
+        "same rounds. The goals were set on another machine.\n\n"
     )
     write_section("Speed", head + "\n\n".join(parts))
 

@@ -14,14 +14,22 @@ Index = Annotated[int, Range(0)]
 
 
 @reader("images", axes=(2,))
-def images() -> Reader:
+def images(*, range: Literal["type", "file"] = "type", low: float | None = None, high: float | None = None) -> Reader:
     """Pictures: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF and PAM, of 8 or 16 bits or float, known by their content.
 
-    Size, background and orientation have keys of their own in `[data]`.
+    Size, background and orientation have keys of their own in `[data]`. A range is for numbers that state none, grey
+    floats and whole numbers of 32 bits; TIFFs then come out as TIFFs of the same numbers.
+
+    Args:
+        range: what becomes [-1, 1] of such numbers: floats from 0 to 1 and no whole numbers, or in each file from its
+            least number to its greatest, which the outputs then have too.
+        low: the number that becomes -1, instead; numbers below are clipped.
+        high: the number that becomes 1; numbers above are clipped.
     """
     from flexvae_cli.engine.data.readers.images import Images
+    from flexvae_cli.engine.data.readers.span import Span
 
-    return Images()
+    return Images(Span(range, low, high))
 
 
 @reader("arrays")
@@ -94,4 +102,22 @@ def volumes(
     return Volumes(volume, Span(range, low, high))
 
 
-READERS: list[ReaderSpec] = [images, audio, volumes, arrays]
+@reader("latents", mirrors=False)
+def latents(*, draw: bool = True, scaling: Literal["normalized", "raw"] = "normalized") -> Reader:
+    """Latents that `flexvae encode` wrote, in any layout, for an autoencoder of latents; `source` is their folder.
+
+    The net sees the numbers as they are: those beyond -1 and 1 are not clipped. Outputs are .safetensors files. Latents
+    are never mirrored, since a mirrored latent is not that of a mirrored image.
+
+    Args:
+        draw: train on mean + deviation * noise where the folder has both, with noise of the run's seed that is another
+            one in every epoch; validation and outputs are of means.
+        scaling: with a mean of 0 and a deviation of 1 in every channel, by the statistics that the folder records, or
+            as the decoder takes them.
+    """
+    from flexvae_cli.engine.data.readers.latents import Latents
+
+    return Latents(scaling, draw=draw)
+
+
+READERS: list[ReaderSpec] = [images, audio, volumes, arrays, latents]

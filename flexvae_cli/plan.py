@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flexvae_cli import plugins
@@ -15,33 +15,15 @@ from flexvae_cli.config.settings import Settings
 from flexvae_cli.errors import DataError, ModelError, Problem, UsageError, did_you_mean
 from flexvae_cli.fallback import meta_fallback
 from flexvae_cli.net import Net, make_net
-from flexvae_cli.objective import Term, terms_of
+from flexvae_cli.objective import Term
 from flexvae_cli.paths import shown
+from flexvae_cli.phases import Phase, output_of, phases_of
 from flexvae_cli.registry import Registry
 from flexvae_cli.samples import data_problems
 from flexvae_cli.structure import Structure, read_structure
 from flexvae_cli.tracing import Fallback, Trace
 
 MOST_PARAMETERS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What holds from a step on.
-
-    Attributes:
-        start: the first step.
-        terms: the loss, term by term; the first is the reconstruction.
-        freeze: patterns of parameters that are not trained.
-        shape: a training sample, (c, *space).
-        where: what messages call it.
-    """
-
-    start: int
-    terms: tuple[Term, ...]
-    freeze: tuple[str, ...]
-    shape: tuple[int, ...]
-    where: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +63,7 @@ class Plan:
     @property
     def output(self) -> str:
         """What the decoder gives: `samples` in [-1, 1], or `logits`."""
-        return _output(self.terms)
+        return output_of(self.terms)
 
 
 def make_plan(config: Config) -> Plan:
@@ -96,8 +78,8 @@ def make_plan(config: Config) -> Plan:
     registry = plugins.installed().registry.preferring(settings.plugins.prefer)
     problems: list[Problem] = []
     net = net_of(config, registry, meta_fallback(), problems)
-    phases = _phases(settings, registry, net, problems)
-    shapes = [phase.shape for phase in phases if len(phase.shape) == len(settings.data.input)]
+    phases = phases_of(settings, registry, net, problems)
+    shapes = [shape for phase in phases for shape in phase.shapes if len(shape) == len(settings.data.input)]
     adversary = adversary_of(settings.adversarial, shapes, registry, meta_fallback(), problems)
     problems += data_problems(settings.data, registry) + _run_problems(settings)
     callbacks = callbacks_of(settings.callbacks, registry, problems)
@@ -156,51 +138,6 @@ def net_of(config: Config, registry: Registry, fallback: Fallback | None, proble
     except UsageError as error:
         problems += error.problems
         return None
-
-
-def _phases(settings: Settings, registry: Registry, net: Net | None, problems: list[Problem]) -> tuple[Phase, ...]:
-    """The start of the run and `[[phase]]`, each with what the ones before it left as it was."""
-    loss, shape = settings.loss, settings.data.input
-    phases = [Phase(0, terms_of(loss, shape, registry, net, problems), settings.train.freeze, shape, "train")]
-    found = dict[Problem, None]()  # said of a phase before
-    for number, table in enumerate(settings.phase):
-        last, where = phases[-1], f"phase[{number}]"
-        if table.start <= last.start:
-            problems.append(Problem(f"starts at step {table.start}, not behind the one before it", f"{where}.start"))
-        if settings.train.max_steps is not None and table.start >= settings.train.max_steps:
-            problems.append(Problem(f"starts at step {table.start}, behind train.max_steps", f"{where}.start"))
-        loss = loss.model_copy(update={key: getattr(table.loss, key) for key in table.loss.model_fields_set})
-        shape = table.input or last.shape
-        before = len(problems)
-        terms = terms_of(loss, shape, registry, net, problems)
-        if settings.data.validation and shape != settings.data.input:  # where validation measures them
-            terms_of(loss, settings.data.input, registry, net, problems)
-        if phases[0].terms and terms and _output(terms) != _output(phases[0].terms):
-            problems.append(Problem("a run stays with bce, or without", f"{where}.loss.reconstruction"))
-        fresh = dict.fromkeys(p for p in problems[before:] if p not in problems[:before] and p not in found)
-        found |= fresh
-        problems[before:] = [replace(problem, where=f"{where}.{problem.where}") for problem in fresh]
-        problems += _shape_problems(shape, settings, net, where) if table.input else []
-        phases.append(Phase(table.start, terms, last.freeze if table.freeze is None else table.freeze, shape, where))
-    return tuple(phases)
-
-
-def _output(terms: tuple[Term, ...]) -> str:
-    return "logits" if terms[0].bound.spec.name == "bce" else "samples"
-
-
-def _shape_problems(shape: tuple[int, ...], settings: Settings, net: Net | None, where: str) -> list[Problem]:
-    """What is wrong with the input of a phase."""
-    wanted = settings.data.input
-    if len(shape) != len(wanted) or shape[0] != wanted[0]:
-        like = f"{wanted[0]} channels and {len(wanted) - 1} sizes"
-        return [Problem(f"wants {like}, as data.input has", f"{where}.input")]
-    try:
-        if net is not None:
-            replace(net, shape=shape).checked()
-    except UsageError as error:
-        return [replace(problem, what=f"{problem.what} (at {where}.input)") for problem in error.problems]
-    return []
 
 
 def _run_problems(settings: Settings) -> list[Problem]:

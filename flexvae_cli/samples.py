@@ -8,7 +8,8 @@ from flexvae_cli.errors import Problem, did_you_mean
 from flexvae_cli.parameters import bind_values
 from flexvae_cli.registry import Registered, Registry
 
-OF_IMAGES = ("resize", "min_size", "background", "exif", "draft")  # keys that have no meaning for other files
+# keys that have no meaning for other files
+OF_IMAGES = ("resize", "max_aspect_ratio", "min_size", "background", "exif", "draft")
 MOST_AXES = 3
 MOST_CHANNELS = 4  # of an image
 
@@ -50,6 +51,8 @@ def _reader_problems(data: DataTable, registry: Registry) -> list[Problem]:
     if isinstance(found.spec, ReaderSpec) and axes not in found.spec.axes:
         takes = " or ".join(str(each) for each in found.spec.axes)
         problems.append(Problem(f"{data.reader} gives samples of {takes} axes, data.input has {axes}", "data.reader"))
+    if isinstance(found.spec, ReaderSpec) and not found.spec.mirrors and "flip" in data.model_fields_set and data.flip:
+        problems.append(Problem(f"data.flip has no meaning for {data.reader}", hint="leave it out"))
     keys = [param.name for param in found.spec.params]
     return [_with_settings(problem, keys) for problem in problems]
 
@@ -75,6 +78,12 @@ def _image_problems(data: DataTable) -> list[Problem]:
 
 
 def _size_problems(data: DataTable) -> list[Problem]:
+    if data.max_aspect_ratio > 1 and data.input[0] > MOST_CHANNELS:
+        what = f"is for images of 1 to {MOST_CHANNELS} channels, which are scaled; data.input has {data.input[0]}"
+        return [Problem(what, "data.max_aspect_ratio", hint="leave it out")]
+    if data.max_aspect_ratio > 1 and data.resize == "none":
+        what = "scales images to the shapes of buckets, and data.resize = 'none' scales none"
+        return [Problem(what, "data.max_aspect_ratio", hint="leave one of them out")]
     if data.resize != "none" or not 0 < data.min_size < min(data.input[1:]):
         return []
     what = f"data.min_size {data.min_size} is below the input, and data.resize = 'none' does not enlarge"

@@ -1,7 +1,7 @@
 """Trainings that cost a fork each: a process that has imported all of it forks one `flexvae` after the other.
 
 The tests of kills and signals start this as a program of its own, since a process with threads must not fork. It prints
-a JSON object of what it found: python harness.py FOLDER random|points|signals|encode|encodes COUNT SEED
+a JSON object of what it found: python harness.py FOLDER random|points|signals|encode|encodes|steps COUNT SEED
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from flexvae_cli import main as command_line
 from flexvae_cli.engine import checkpoint, files, loop, starting, validation
 from flexvae_cli.engine.checkpoint import newest_checkpoint, read_checkpoint
 from flexvae_cli.engine.data import dataset, sources, workers
+from flexvae_cli.engine.data import whole as whole_files
 from flexvae_cli.engine.files import CRASH_POINTS, ORPHAN
+from flexvae_cli.engine.latents import journal, writing
+from flexvae_cli.engine.latents.encoding import Encoder
 from flexvae_cli.engine.model import Model
 from flexvae_cli.engine.naming import OutputFolder
 from flexvae_cli.engine.optimizer import Optimization
@@ -330,7 +333,7 @@ def encoding(folder: Path, count: int, chance: random.Random, wanted: dict[str, 
     whole = contents(folder / "latents")
     shutil.rmtree(folder / "latents")
     for number in [number for number in SIGNALS for _ in range(count)]:
-        owner, name = chance.choice([(Model, "encoded"), (dataset, "read_image"), (OutputFolder, "write")])
+        owner, name = chance.choice([(Model, "encoded"), (whole_files, "read_picture"), (OutputFolder, "write")])
         child = encode(partial(Moment(owner, name, []).arm, 1, number))
         child.end()
         found.kills += 1
@@ -355,9 +358,7 @@ ENCODES = (  # every layout, small units, a type with an error, a draw, flips
 def killed_encodes(folder: Path, count: int, chance: random.Random, wanted: dict[str, object]) -> Findings:
     """Kill encodes `count` times, at random writes and at random moments, and let each of them come to its end."""
     found = Findings()
-    train(folder, 0).end()
-    cut = (folder / "photos/0.png").read_bytes()
-    (folder / "photos/damaged.png").write_bytes(cut[: len(cut) // 2])
+    prepare_encodes(folder)
     for number in range(len(ENCODES)):
         began = time.monotonic()
         encoded(folder, number, f"whole{number}").end()
@@ -369,13 +370,77 @@ def killed_encodes(folder: Path, count: int, chance: random.Random, wanted: dict
             if prepare is _nothing and not child.ended(chance.uniform(0, span)):
                 child.kill()
             if child.end() == -signal.SIGKILL:
-                found.kills += 1
-                left = {name: data for name, data in contents(folder / "latents").items() if name[0] != "."}
-                found.invalid += "manifest.json" in left and left != contents(folder / f"whole{number}")
+                look_at_encode(found, folder, number)
             else:
                 close_encode(found, folder, number)
         close_encode(found, folder, number)
     return found
+
+
+TURNS = (  # of an encode of six shards, beside each step of each write
+    Moment(writing, "measured", [1]),  # before anything is written
+    Moment(Encoder, "encode", [1, 4]),
+    Moment(Path, "replace", [1, 2, 4, 7, 8]),  # the journal, the first and third shard, bad_files.jsonl, the manifest
+    Moment(journal.Journal, "add", [1, 3]),  # a shard has its name, and no line in the journal
+    Moment(writing.Encode, "publish", [1]),  # all but the manifest
+    Moment(writing, "close_journals", [1]),  # the manifest is there, and the journal as well
+    Moment(os, "rmdir", [1]),  # the folder of the journal is empty
+)
+PIECE = 256  # bytes of a write, so that shards, journals and manifests are torn
+
+
+def stepwise_killed_encodes(folder: Path, count: int, chance: random.Random, wanted: dict[str, object]) -> Findings:
+    """Kill encodes into shards `count` times, at every turn and at steps spread over all their writes; then those into
+    each of the other layouts, a fifth as often; and let each of them come to its end."""
+    found = Findings()
+    prepare_encodes(folder)
+    for number in (0, 1, 2, 4):
+        encoded(folder, number, f"whole{number}", partial(count_steps, folder)).end()
+        steps = int((folder / "steps").read_text())
+        arms = [partial(moment.arm, n, signal.SIGKILL) for moment in TURNS for n in moment.passages] * (number == 0)
+        rest = (count if number == 0 else count // 5) - len(arms)
+        arms += [partial(kill_at_step, round((at + chance.random()) * steps / rest) or 1) for at in range(rest)]
+        for arm in arms:
+            child = encoded(folder, number, "latents", arm)
+            if child.end() != -signal.SIGKILL:
+                found.failed = f"was not killed: {arm}, {steps} steps: {child.said.read_text()}"
+            if found.failed:
+                return found
+            look_at_encode(found, folder, number)
+            close_encode(found, folder, number)
+    return found
+
+
+def count_steps(folder: Path) -> None:
+    """Let this process write little at a time, and tell in the end how many steps its writes had."""
+    files.CHUNK, real, steps = PIECE, files.crash_point, itertools.count()
+
+    def counting(name: str) -> None:
+        next(steps)
+        real(name)
+
+    files.crash_point = counting
+    atexit.register(lambda: (folder / "steps").write_text(str(next(steps))))
+
+
+def kill_at_step(step: int) -> None:
+    """Let this process write little at a time, and kill itself at the n-th step."""
+    files.CHUNK = PIECE
+    Moment(files, "crash_point", [step]).arm(step, signal.SIGKILL)
+
+
+def prepare_encodes(folder: Path) -> None:
+    """A model, and an image that is damaged behind its header."""
+    train(folder, 0).end()
+    cut = (folder / "photos/0.png").read_bytes()
+    (folder / "photos/damaged.png").write_bytes(cut[: len(cut) // 2])
+
+
+def look_at_encode(found: Findings, folder: Path, number: int) -> None:
+    """Check what a kill left behind: a manifest stands for all the rest."""
+    found.kills += 1
+    left = {name: data for name, data in contents(folder / "latents").items() if name[0] != "."}
+    found.invalid += "manifest.json" in left and left != contents(folder / f"whole{number}")
 
 
 def encoded(folder: Path, number: int, output: str, prepare: Callable[[], object] = lambda: None) -> Child:
@@ -470,6 +535,7 @@ MODES = {
     "signals": signalled,
     "encode": encoding,
     "encodes": killed_encodes,
+    "steps": stepwise_killed_encodes,
 }
 
 if __name__ == "__main__":

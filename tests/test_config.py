@@ -104,7 +104,8 @@ BAD_KEYS = [
     ("lr = 1\n" + GOOD, "c.toml:1: lr stands outside the tables; lr is a setting of [optimizer]"),
     (
         changed('source = "photos"\n', ""),
-        "c.toml:5: [data] needs source (a folder of images, sounds, volumes or arrays, one file, or `builtin:scenery`)",
+        "c.toml:5: [data] needs source (a folder of images, sounds, volumes or arrays, or of tars of them, one file, "
+        "or `builtin:scenery`)",
     ),
     (
         changed('[train]\nrun_dir = "runs/a"\nmax_steps = 10\n', ""),
@@ -228,6 +229,27 @@ def test_extends_merges_tables_and_replaces_the_rest(tmp_path: Path) -> None:
     assert config.settings.data.source == str(tmp_path / "own" / "mine")
     assert config.settings.model.encoder == tmp_path / "base" / "structures" / "encoder.json"
     assert "extends" not in config.document
+
+
+def test_another_optimizer_takes_over_only_what_it_uses(tmp_path: Path) -> None:
+    adam = "lr = 1e-3\nbetas = [0.1, 0.2]\neps = 1e-6"
+    base = write(
+        tmp_path / "base.toml",
+        changed("lr = 1e-3", adam) + '[adversarial]\ndiscriminator = "d.json"\noptimizer = {betas = [0.1, 0.2]}\n',
+    )
+    own = write(tmp_path / "c.toml", 'extends = "base.toml"\n[optimizer]\nname = "sgd"\nmomentum = 0.9\n')
+    table = load_config(own).settings.optimizer
+    assert (table.name, table.lr, table.betas, table.momentum) == ("sgd", 1e-3, (0.9, 0.999), 0.9)
+    assert load_config(own).notes == ()
+    assert load_config(base, ["optimizer.name=nadam"]).settings.optimizer.betas == (0.1, 0.2)
+    over = ["optimizer.name=rmsprop", "adversarial.optimizer.name=adafactor"]
+    found = load_config(base, over)
+    assert found.notes == ("adversarial.optimizer.betas of the config is left out: adafactor makes no use of it",)
+    assert found.settings.optimizer.eps == 1e-6
+    assert "betas" not in found.document["adversarial"]["optimizer"]
+    for both in (["optimizer.name=sgd", "optimizer.eps=1"], ["optimizer.eps=1", "optimizer.name=sgd"]):
+        (said,) = messages(base, *both)
+        assert said.endswith("[optimizer] has eps, of which sgd makes no use; leave it out")
 
 
 def test_errors_name_the_file_that_the_value_came_from(tmp_path: Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from learners import plan_for, samples, state_of
+from torch import nn
 
 from flexvae_cli.engine.build import build_vae
+from flexvae_cli.engine.data.loader import training_batches
+from flexvae_cli.engine.data.sampler import MicroBatches
+from flexvae_cli.engine.fusing.norm_silu import group_norm_silu, triton_kernels
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.model import in_use
 from flexvae_cli.engine.parts import restore_parts
 from flexvae_cli.engine.precision import set_determinism
+from flexvae_cli.engine.source import open_source
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -81,6 +87,63 @@ def test_recomputing_and_norms_in_half_precision_save_memory(tmp_path):
     plain = peak()
     assert peak(norm_dtype="input") < plain
     assert peak(activation_checkpointing="blocks") < plain
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_norm_and_silu_in_triton_are_the_plain_layers(dtype, last):
+    device = torch.device("cuda", 0)
+    kernels = triton_kernels(device)
+    if kernels is None:
+        pytest.skip("needs Triton")
+    torch.manual_seed(0)
+    for axes, groups, channels in itertools.product((1, 2, 3), (1, 4, 32), (32, 96)):
+        norm = nn.GroupNorm(groups, channels)
+        x = torch.randn(3, channels, *range(11, 11 + axes)).to(device, dtype)
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+        inputs = [x.requires_grad_(), *(p.detach().to(device).requires_grad_() for p in norm.parameters())]
+        out = kernels.GroupNormSilu.apply(*inputs, groups, norm.eps, True)
+        toward = torch.randn_like(out)
+        found = torch.autograd.grad(out, inputs, toward)
+        again = kernels.GroupNormSilu.apply(*inputs, groups, norm.eps, True)
+        assert all(map(torch.equal, found, torch.autograd.grad(again, inputs, toward)))  # to the bit
+        wide = [each.detach().double().requires_grad_() for each in inputs]
+        wanted = nn.functional.silu(nn.functional.group_norm(wide[0], groups, *wide[1:], norm.eps))
+        gradients = torch.autograd.grad(wanted, wide, toward.double())
+        for a, b in zip((out, *found), (wanted, *gradients), strict=True):
+            off = (a.double() - b).abs().max() / b.abs().max()
+            assert off.item() < {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+
+
+def test_more_elements_than_32_bits_count_are_normed():
+    device = torch.device("cuda", 0)
+    kernels = triton_kernels(device)
+    if kernels is None or torch.cuda.mem_get_info()[0] < 24 << 30:
+        pytest.skip("needs Triton and 24 GiB")
+    x = torch.empty(1, 4, (1 << 29) + 64, device=device, dtype=torch.bfloat16).normal_()
+    norm = nn.GroupNorm(2, 4, device=device)
+    with torch.no_grad():
+        out = group_norm_silu(x, norm, wide=True)
+        half = x[:, 2:].double()
+        wanted = nn.functional.silu((half[..., -4096:] - half.mean()) / half.std(correction=0))
+    torch.testing.assert_close(out[:, 2:, -4096:].double(), wanted, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_a_compiled_net_trains_as_the_plain_one(tmp_path, mode):
+    plain, compiled = (learner_on(tmp_path, train={"precision": "fp32", "compile": each}) for each in (False, mode))
+    for learner in (plain, compiled):
+        steps(learner, range(6))
+    wanted = dict(plain.vae.named_parameters())
+    for name, parameter in compiled.vae.named_parameters():
+        torch.testing.assert_close(parameter, wanted[name], rtol=1e-2, atol=1e-3)
+
+
+def test_batches_come_from_page_locked_memory(tmp_path):
+    plan = plan_for(tmp_path)
+    images = open_source(plan.settings.data, 0, [phase.shapes for phase in plan.phases]).training
+    sampler = MicroBatches(len(images), 4, 1, 0, 0, 2)
+    assert all(batch.x.is_pinned() for batch in training_batches(images, sampler, workers=0, pin_memory=True))
 
 
 def test_bf16_on_a_gpu_is_channels_last_by_itself(tmp_path):

@@ -15,8 +15,9 @@ from PIL import Image
 from flexvae_cli.config.settings import DataTable
 from flexvae_cli.engine.data import cache
 from flexvae_cli.engine.data.cache import ImageCache
-from flexvae_cli.engine.data.dataset import Preparation, TrainingImages
+from flexvae_cli.engine.data.dataset import TrainingImages
 from flexvae_cli.engine.data.images import read_image
+from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.sources import Item, list_images
 from flexvae_cli.errors import ResourceError
 
@@ -66,7 +67,7 @@ def test_what_is_kept_is_what_was_decoded(items, tmp_path, monkeypatch):
     for item in items:
         assert np.array_equal(kept.read(item), plain.read(item))
     assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 3  # the one of 16 bits is not kept
-    monkeypatch.setattr("flexvae_cli.engine.data.dataset.read_image", None)
+    monkeypatch.setattr("flexvae_cli.engine.data.preparation.read_image", None)
     for item in items[:3]:
         again = kept.read(item)
         assert isinstance(again, np.memmap)
@@ -93,7 +94,7 @@ def test_what_is_mapped_from_disk_is_not_kept_in_memory(items, tmp_path):
     images = TrainingImages(items, preparation, seed=0, cache=1 << 30)
     for index in range(len(items)):
         images[0, index]
-    assert list(images.kept) == [3]  # 16 bits: decoded each time
+    assert list(images.kept) == [(3, 0)]  # 16 bits: decoded each time
 
 
 @pytest.mark.parametrize("other", ["cache.FORMAT", "cache.PIL.__version__", "max_pixels"])

@@ -9,18 +9,19 @@ import torch
 from PIL import Image
 
 from flexvae_cli.config.settings import DataTable
+from flexvae_cli.engine.data.buckets import usable
 from flexvae_cli.engine.data.dataset import (
     EvaluationImages,
     Fault,
     MicroBatch,
-    Preparation,
     Sample,
     TrainingImages,
-    WholeImages,
     collate,
 )
 from flexvae_cli.engine.data.opening import BadFile
-from flexvae_cli.engine.data.sources import Item, list_images, usable
+from flexvae_cli.engine.data.preparation import Preparation
+from flexvae_cli.engine.data.sources import Item, list_images
+from flexvae_cli.engine.data.whole import WholeImages
 from flexvae_cli.errors import DataError
 
 SCENERY = list_images("builtin:scenery")[:6]
@@ -157,10 +158,10 @@ def test_whole_images_come_at_their_own_size(tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     empty.touch()
     dataset = WholeImages([SCENERY[0], Item("empty.png", empty)], 1)
-    item, pixels = dataset[0]
+    (item, _), pixels = dataset[0]
     assert isinstance(pixels, np.ndarray)
     assert (item, pixels.shape) == (SCENERY[0], (256, 512, 1))
-    item, bad = dataset[1]
+    (item, _), bad = dataset[1]
     assert isinstance(bad, BadFile)
     assert (item.name, bad.reason) == ("empty.png", "is empty")
 
@@ -176,7 +177,7 @@ def test_min_size_decides_what_is_too_small(tmp_path: Path) -> None:
     ):
         preparation = Preparation.of(data)
         assert preparation.least == least
-        good, _ = usable(items, min_height=least[0], min_width=least[1])
+        good, _ = usable(items, [data.input], [preparation])
         assert bool(good) == (least == (8, 8))
     enlarged = Preparation((3, 16, 32), min_size=8).read(items[0])
     assert enlarged.shape == (38, 32, 3)

@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from flexvae_cli import plugins
 from flexvae_cli.engine.data.dataset import (
     EvaluationImages,
     MicroBatch,
-    Preparation,
     Sample,
     TrainingImages,
-    WholeImages,
 )
+from flexvae_cli.engine.data.files import FilePreparation, found_in, made
 from flexvae_cli.engine.data.loader import evaluation_batches, training_batches, whole_images
 from flexvae_cli.engine.data.opening import BadFile
+from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import Item, list_images
+from flexvae_cli.engine.data.whole import WholeFiles, WholeImages
 from flexvae_cli.errors import DataError
 
 SCENERY = list_images("builtin:scenery/val")
@@ -78,7 +80,7 @@ def test_validation_again_and_again(items: list[Item]) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_whole_images_in_order(items: list[Item], workers: int) -> None:
     pairs = list(whole_images(WholeImages(items, 3), workers=workers))
-    assert [item for item, _ in pairs] == items
+    assert [item for (item, _), _ in pairs] == items
     assert all(isinstance(p, np.ndarray) and p.shape == (256, 512, 3) for _, p in pairs[:-1])
     assert isinstance(pairs[-1][1], BadFile)
     assert pairs[-1][1].reason == "is truncated"
@@ -125,8 +127,9 @@ def test_our_own_defects_are_not_put_down_to_the_workers() -> None:
 
 READER = """
 import signal, time
-from flexvae_cli.engine.data.dataset import Preparation, TrainingImages
+from flexvae_cli.engine.data.dataset import TrainingImages
 from flexvae_cli.engine.data.loader import training_batches
+from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import list_images
 
@@ -193,3 +196,41 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals) -> No
         for pid in group_members(reader.pid):
             os.kill(pid, signal.SIGKILL)
         reader.communicate()
+
+
+REAL = Path(__file__).parent / "data" / "real"
+
+
+@pytest.mark.parametrize(
+    ("reader", "folder", "shape", "values"),
+    [
+        ("arrays", "ecg", (1, 256), {"low": 0, "high": 2047}),
+        ("audio", "audio", (1, 512), {}),
+        ("volumes", "mri", (1, 8, 8, 8), {}),
+        ("images", "multichannel", (4, 16, 16), {}),
+    ],
+)
+def test_samples_of_every_reader_do_not_depend_on_the_number_of_workers(
+    reader: str, folder: str, shape: tuple[int, ...], values: dict[str, int]
+) -> None:
+    """Windows and crops of files that are mapped, decoded or unpacked, those of training and files whole."""
+    pytest.importorskip({"audio": "soundfile", "volumes": "nibabel"}.get(reader, "numpy"))
+    chosen = made(plugins.installed().registry, reader, values)
+    items = found_in(chosen, str(REAL / folder), "data.source")
+    preparation = FilePreparation(shape, chosen.reader, 64_000_000)
+
+    def training(workers: int) -> list[MicroBatch]:
+        sampler = MicroBatches(len(items), 2, 1, 0, 0, 5)
+        images = TrainingImages(items, preparation, seed=3, flip=False, cache=10**7)
+        return list(training_batches(images, sampler, workers=workers))
+
+    def whole(workers: int) -> list[tuple[object, np.ndarray]]:
+        return list(whole_images(WholeFiles(items, chosen.reader, shape, 64_000_000), workers=workers))
+
+    alone = training(0)
+    assert all(batch.x.shape[1:] == shape and not batch.bad for batch in alone)
+    assert any(float(batch.x.std()) > 0 for batch in alone)
+    assert same(training(2), alone)
+    for (about, x), (other, y) in zip(whole(2), whole(0), strict=True):
+        assert about == other
+        assert np.array_equal(x, y)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flexvae_cli.engine.data.buckets import usable
 from flexvae_cli.engine.data.opening import image_size
-from flexvae_cli.engine.data.sources import Item, list_images, split, usable
+from flexvae_cli.engine.data.preparation import Preparation
+from flexvae_cli.engine.data.sources import Item, list_images, split
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError
 
@@ -184,7 +186,8 @@ def test_headers_tell_what_is_usable(tmp_path: Path) -> None:
     Image.new("L", (400, 300)).save(tmp_path / "f_large.png")
     touch(tmp_path, "g_empty.png", content=b"")
     found = list_images(str(tmp_path))
-    good, bad = usable(found, min_height=30, min_width=40, max_pixels=100_000)
+    shape = (3, 30, 40)
+    good, bad = usable(found, [shape], [Preparation(shape, max_pixels=100_000)])
     assert [i.name for i in good] == ["a_good.png", "e_turned_good.jpg"]
     assert {b.path.name[0]: b.reason for b in bad} == {
         "b": "is too small: 30x39 pixels (height x width), wanted are 30x40 or more",
@@ -193,5 +196,5 @@ def test_headers_tell_what_is_usable(tmp_path: Path) -> None:
         "f": "has 0.12 megapixels; data.max_pixels allows 0.1",
         "g": "is empty",
     }
-    upright, _ = usable(found, min_height=30, min_width=40, max_pixels=10**9, exif=False)
+    upright, _ = usable(found, [shape], [Preparation(shape, max_pixels=10**9, exif=False)])
     assert [i.name[0] for i in upright] == ["a", "d", "f"]

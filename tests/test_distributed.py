@@ -114,6 +114,25 @@ except LostError as error:
     assert out.endswith("True False\n")
 
 
+def test_no_thread_of_gloo_outlives_the_meeting_whatever_is_imported_after_it():
+    """Else the process could abort at its end; the defaults of torch's module hold the group of its import."""
+    threads = '[path.read_text() for path in Path("/proc/self/task").glob("*/comm")]'
+    code = f"""
+from pathlib import Path
+import torch.distributed.nn.functional
+world.greatest(0)
+before = {threads}
+world.leave()
+print(json.dumps([before, {threads}]))
+"""
+    with ranks(["-c", MEET + code]) as started:
+        ended = [process.communicate(timeout=60) for process in started]
+        assert [process.returncode for process in started] == [0, 0], ended
+    for out, _ in ended:
+        before, after = (["gloo" in name for name in names] for names in json.loads(out))
+        assert (any(before), any(after)) == (True, False)
+
+
 def test_one_process_alone_needs_nobody():
     world = join(Place(), torch.device("cpu"))
     assert type(world) is World

@@ -60,7 +60,7 @@ def same_as_new(folder: Path, new: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_what_changed_is_encoded(encode, photos, layout):
-    options = ("--format", layout, "--shard-size", 1, "--flips")
+    options = ("--format", layout, "--shard-size", 1, "--flips", "--batch-size", 1)  # one by one: to the last bit
     folder, seen, _ = encode(*options)
     assert sorted(seen) == ["a.jpg", "a.png", "b/c.png", "b/d.png", "e/f.bmp"]
     before = content_of(folder)
@@ -76,7 +76,20 @@ def test_only_what_changed_is_encoded(encode, photos, layout):
     folder, seen, said = encode(*options)
     assert sorted(seen) == ["A/f.bmp", "b/0.png", "b/c.png"]
     assert said["reused"] == 3
-    same_as_new(folder, encode(*options, name="new")[0])
+    assert content_of(folder) == content_of(encode(*options, name="new")[0])
+
+
+def test_another_image_of_the_same_name_size_and_time_is_encoded(encode, photos):
+    """As archives whose times are all the same bring it, and `cp -p`."""
+    folder, _, _ = encode("--batch-size", 1)
+    path = photos / "e/f.bmp"
+    before = path.stat()
+    Image.new("RGB", (12, 20), "red").save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    _, seen, _ = encode("--batch-size", 1)
+    assert seen == ["e/f.bmp"]
+    assert content_of(folder) == content_of(encode("--batch-size", 1, name="new")[0])
 
 
 def test_what_is_damaged_is_encoded_again(encode, photos):

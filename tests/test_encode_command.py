@@ -230,6 +230,7 @@ def test_a_damaged_shard_is_refused_before_anything_is_written(flexvae, tiny_mod
         {"latents": torch.full((2, 2, 4, 4), float("nan"))},
         {"latents": torch.zeros(2, 2, 4, 4, dtype=torch.float64)},
         {"latents": torch.zeros(2, 2, 4, 5)},
+        {"latents": torch.zeros(2, 3, 4, 4)},
         {"something": torch.zeros(2, 2, 4, 4)},
     ],
 )

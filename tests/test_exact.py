@@ -342,12 +342,18 @@ def test_the_commands_give_the_same_sounds_and_volumes_exactly(flexvae, make_mod
     run_dir = make_model(tmp_path / "run", encoder=encoder, decoder=decoder, shape=shape, change=NET["change"])
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "a.npy", noise((2, *size))[0].clamp(-1, 1).numpy())
-    for name, limits in (("plain", ()), ("exact", ("--exact", "--memory", "512KiB" if axes == 3 else "64KiB"))):
-        ended = flexvae("infer", run_dir, tmp_path / "in", tmp_path / name, "--workers", 0, *limits)
+    exact = ("--exact", "--memory", "512KiB" if axes == 3 else "64KiB")
+    for command in (
+        ("infer", run_dir, tmp_path / "in", tmp_path / "plain", "--workers", 0),
+        ("infer", run_dir, tmp_path / "in", tmp_path / "exact", "--workers", 0, *exact),
+        ("encode", run_dir, tmp_path / "in", tmp_path / "latents", "--workers", 0, *exact),
+        ("decode", run_dir, tmp_path / "latents", tmp_path / "decoded", *exact),
+    ):
+        ended = flexvae(*command)
         assert ended.exit_code == 0, ended.stderr
-    plain, exact = (np.load(tmp_path / name / "a.npy") for name in ("plain", "exact"))
+    plain, *others = (np.load(tmp_path / name / "a.npy") for name in ("plain", "exact", "decoded"))
     assert plain.shape == (2, *size)
-    assert np.abs(plain - exact).max() <= TOLERANCE
+    assert all(np.abs(plain - other).max() <= TOLERANCE for other in others)
 
 
 def test_codes_that_are_not_cut_are_named(flexvae, make_model, photos, tmp_path):

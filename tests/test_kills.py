@@ -32,3 +32,14 @@ def test_killed_encodes_go_on_to_the_same_bytes(harness, fuzz_factor):
     found = harness("encodes", kills)
     assert found.pop("runs") >= 5
     assert found == {"kills": kills, "orphans": 0, "left": 0, "invalid": 0, "different": "", "failed": ""}
+
+
+NIGHTLY = os.environ.get("FLEXVAE_NIGHTLY") == "1"
+
+
+@pytest.mark.skipif(not NIGHTLY, reason="takes a minute")
+@pytest.mark.timeout(1200)
+def test_encodes_killed_at_every_turn_and_step_go_on_to_the_same_bytes(harness):
+    """Shards 30 times, each of the other layouts 6 times; see `stepwise_killed_encodes`."""
+    found = harness("steps", 30)
+    assert found == {"kills": 48, "runs": 48, "orphans": 0, "left": 0, "invalid": 0, "different": "", "failed": ""}

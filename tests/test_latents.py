@@ -178,8 +178,20 @@ def test_a_file_of_its_own_says_what_it_is(tmp_path):
 
 
 def test_labels_are_the_top_level_folders():
-    assert labels_of(["a.png", "b.png"]) == [""]
-    assert labels_of(["z/a.png", "Z/b.png", "z/y/c.png", "d.png"]) == ["", "Z", "z"]
+    assert labels_of([Item(name, Path(name)) for name in ("a.png", "b.png")]) == [""]
+    names = ("z/a.png", "Z/b.png", "z/y/c.png", "d.png")
+    assert labels_of([Item(name, Path(name)) for name in names]) == ["", "Z", "z"]
+
+
+def test_classes_that_tars_name_by_number_keep_their_numbers() -> None:
+    def labels(*classes: str) -> list[str]:
+        return labels_of([Item(f"a.tar/{n}.png", Path("a.tar"), label) for n, label in enumerate(classes)])
+
+    assert labels("10", "2", "2") == [str(number) for number in range(11)]
+    assert labels("10", "02") == ["02", "10"]
+    assert labels("2", "cat") == ["2", "cat"]
+    assert labels("", "1") == ["", "1"]
+    assert labels("9999999999") == ["9999999999"]
 
 
 def test_latents_that_are_not_finite_are_refused(flexvae, make_model, photos, tmp_path):

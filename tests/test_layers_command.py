@@ -34,7 +34,7 @@ def names(*arguments: str) -> dict[str, list[str]]:
 def test_everything_is_listed_by_kind():
     found = names()
     assert set(found) == {"layers", "bottlenecks", "losses", "readers", "callbacks"}
-    assert found["readers"] == ["arrays", "audio", "images", "volumes"]
+    assert found["readers"] == ["arrays", "audio", "images", "latents", "volumes"]
     assert found["callbacks"] == ["csv"]
     assert set(found["layers"]) >= SEVEN
     assert set(found["bottlenecks"]) >= {"KL", "None"}

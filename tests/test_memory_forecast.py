@@ -73,26 +73,30 @@ def test_cuda_takes_its_own_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "dtype", "last", "forward", "backward"),
+    ("gpu", "dtype", "last", "tf32", "forward", "backward"),
     [  # MiB that cuDNN names for 128 -> 128 channels at 256 x 256, 8 samples: 256 MiB on each side in fp32
-        (H100, torch.float32, False, 512.6, 513.7),
-        (H100, torch.float32, True, 0.0, 1.1),
-        (H100, torch.bfloat16, False, 256.3, 257.4),
-        (H100, torch.bfloat16, True, 0.0, 1.1),
-        (A100, torch.float32, False, 256.6, 517.6),
-        (A100, torch.float32, True, 256.6, 517.1),
-        (A100, torch.float16, True, 0.0, 7.0),
-        (T4, torch.float32, False, 1.6, 1.6),
-        (T4, torch.float32, True, 514.0, 514.0),
+        (H100, torch.float32, False, True, 512.6, 513.7),
+        (H100, torch.float32, True, True, 0.0, 1.1),
+        (H100, torch.float32, False, False, 0.0, 0.0),
+        (H100, torch.float32, True, False, 512.6, 512.6),
+        (H100, torch.bfloat16, False, False, 256.3, 257.4),
+        (H100, torch.bfloat16, True, False, 0.0, 1.1),
+        (A100, torch.float32, False, True, 256.6, 517.6),
+        (A100, torch.float32, True, True, 256.6, 517.1),
+        (A100, torch.float32, False, False, 1.6, 1.6),
+        (A100, torch.float32, True, False, 514.1, 514.1),
+        (A100, torch.float16, True, False, 0.0, 5.1),
+        (T4, torch.float32, False, False, 1.6, 1.6),
+        (T4, torch.float32, True, False, 514.1, 514.1),
     ],
 )
 def test_the_rule_gives_what_cudnn_names(
-    gpu: Gpu, dtype: torch.dtype, last: bool, forward: float, backward: float
+    gpu: Gpu, dtype: torch.dtype, last: bool, tf32: bool, forward: float, backward: float
 ) -> None:
     x = torch.empty(8, 128, 256, 256, device="meta", dtype=dtype)
     weight = torch.empty(128, 128, 3, 3, device="meta", dtype=dtype)
     for is_backward, named in ((False, forward), (True, backward)):
-        found = convolution_workspace(gpu, x, weight, x, channels_last=last, backward=is_backward)
+        found = convolution_workspace(gpu, x, weight, x, channels_last=last, backward=is_backward, tf32=tf32)
         assert found / MIB == pytest.approx(named, abs=8.0)
 
 

@@ -15,12 +15,13 @@ from flexvae_cli import plugins
 from flexvae_cli.api import LayerSpec, layer, same
 from flexvae_cli.api.docstring import Example
 from flexvae_cli.engine.build import build_layer
+from flexvae_cli.engine.memory import standin
 from flexvae_cli.engine.memory.devices import find_gpu
 from flexvae_cli.engine.memory.dry import dry_step
 from flexvae_cli.engine.memory.following import Followed
 from flexvae_cli.engine.memory.forecast import Question
 from flexvae_cli.engine.memory.semantics import on_meta
-from flexvae_cli.engine.memory.standin import StandIn
+from flexvae_cli.engine.memory.standin import StandIn, measured, on_fakes
 from flexvae_cli.engine.memory.tracker import Tracker
 from flexvae_cli.errors import UsageError
 from flexvae_cli.structure import bind_code
@@ -119,6 +120,34 @@ def test_a_layer_that_cannot_run_without_memory_is_stood_in_for() -> None:
     assert peaks[1] == pytest.approx(peaks[0], rel=0.08)
 
 
+class Mixing(nn.Module):
+    """Takes a number of its own on the CPU for an index, which torch's meta device does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x).exp()
+        return y * y[:, torch.tensor(2, device="cpu")].unsqueeze(1)
+
+
+def test_fake_tensors_are_followed_to_the_byte_where_they_can_be() -> None:
+    mixing, looking = Mixing(), needy("even").factory()
+    for batch in (2, 7):
+        assert on_fakes(mixing, (3, 16, 16), batch) == measured(mixing, (3, 16, 16), batch)
+    assert on_fakes(looking, (3, 16, 16), 2) is None
+    for real, computed in ((mixing, False), (looking, True)):
+        dry = StandIn(real, "Layer", "encoder.json[0]")
+        with Tracker() as tracker:
+            dry(torch.zeros(7, 3, 16, 16, device="meta"))
+        assert dry.computed == computed
+        assert tracker.events  # of what stands in, and of nothing that was looked at apart
+        assert all(
+            block.operation.startswith(("aten.zeros", "aten.empty", "aten.new_empty")) for block in tracker.blocks
+        )
+
+
 def test_what_stands_in_has_the_parts_and_the_names_of_the_layer() -> None:
     inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     inner[1].weight = nn.Parameter(inner[0].weight[0])
@@ -145,11 +174,20 @@ def test_a_net_with_such_layers_is_followed_and_names_them(tmp_path: Path, monke
     spec = plan.net.encoder.expanded()[1].bound.spec
     monkeypatch.setitem(spec.__dict__, "meta", False)
     apart = dry_step(plan, 3)
+    assert apart.computed == ()
     assert [text.rpartition("/")[2] for text in apart.apart] == [
         "e.json[1] VAERB_32_32",
         "d.json[1].residual[0] VAERB_32_32",
     ]
     assert apart.peak.bytes == pytest.approx(exact.peak.bytes, rel=0.08)
     document = plan.settings.model_dump(mode="json", exclude_none=True)
-    followed = Followed(Question(document, str(tmp_path / "c.toml"), find_gpu("t4"), 3, 2**30))
-    assert (followed.grade, len(followed.notes)) == ("E", 2)
+    asked = Question(document, str(tmp_path / "c.toml"), find_gpu("t4"), 3, 2**30)
+    assert (Followed(asked).grade, "followed apart" in apart_notes(asked)) == ("D", True)
+    monkeypatch.setattr(standin, "on_fakes", lambda *_: None)
+    assert (Followed(asked).grade, apart_notes(asked).count("measured apart")) == ("E", 2)
+
+
+def apart_notes(asked: Question) -> str:
+    followed = Followed(asked)
+    followed.at(asked.batch)
+    return " ".join(followed.notes)

@@ -147,6 +147,12 @@ def test_bad_arrays_are_told(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_reason_can_be_printed_whatever_a_file_has_in_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{"\x1b[31m": np.zeros(8), "b": np.zeros(8)})
+    told = reason(a("arrays"), tmp_path / "x.npz", (1, 4))
+    assert told == "holds several arrays (\N{REPLACEMENT CHARACTER}[31m, b): set data.key"
+
+
 def _two(path: Path) -> Path:
     np.savez(path, a=np.zeros(8, np.float32), b=np.zeros(8, np.float32))
     return path

@@ -86,6 +86,18 @@ def test_everything_at_once_resumes_bit_for_bit(tmp_path, stop):
     assert (tmp_path / "run/best").resolve().name == (tmp_path / "whole/best").resolve().name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_in_channels_last_resumes_bit_for_bit(tmp_path, optimizer):
+    """Fused optimizers go through a state as it lies in memory: it has to lie as its parameter does."""
+    tables = {"optimizer": {"name": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}}
+    plan = plan_of(tmp_path, train={"layout": "channels-last"}, **tables)
+    whole = plan_of(tmp_path, train={"layout": "channels-last", "run_dir": str(tmp_path / "whole")}, **tables)
+    run(whole)
+    run(plan, until=lambda event: isinstance(event, e.Saved) and event.step == 5)
+    run(plan, resume=True)
+    assert same(state(tmp_path / "run"), state(tmp_path / "whole"))
+
+
 def test_phases_train_on_their_own_size(tmp_path, monkeypatch):
     from flexvae_cli.engine.learner import Learner
 

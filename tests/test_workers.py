@@ -18,10 +18,12 @@ import torch
 from flexvae_cli.config import load_config
 from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
-from flexvae_cli.engine.data.dataset import MicroBatch, Preparation, Sample, TrainingImages, WholeImages
+from flexvae_cli.engine.data.dataset import MicroBatch, Sample, TrainingImages
 from flexvae_cli.engine.data.loader import Rest, training_batches, whole_images
+from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.data.sources import list_images
+from flexvae_cli.engine.data.whole import WholeImages
 from flexvae_cli.engine.data.workers import Notes
 from flexvae_cli.engine.interrupt import Stopped
 from flexvae_cli.engine.loop import train
@@ -146,9 +148,9 @@ def test_an_abandoned_stream_leaves_no_process_not_even_one_that_hangs(marks: Pa
 def test_whole_images_go_on_as_well() -> None:
     told: list[str] = []
     pairs = whole_images(WholeImages(ITEMS * 4, 3), workers=2, tell=told.append)
-    names = [next(pairs)[0].name]
+    names = [next(pairs)[0][0].name]
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-    names += [item.name for item, _ in pairs]
+    names += [item.name for (item, _), _ in pairs]
     assert names == [item.name for item in ITEMS * 4]
     assert len(told) == 1
     assert "SIGKILL" in told[0]

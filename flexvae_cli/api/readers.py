@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,14 @@ class BadFile(Exception):  # noqa: N818 - it names the file, and most often trav
 
     Attributes:
         path: the file.
-        reason: what is wrong, as the end of a sentence that begins with the file: "is truncated".
+        reason: what is wrong, as the end of a sentence that begins with the file: "is truncated". What a damaged file
+            has left in it that cannot be printed is replaced.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # the arguments as they are: a data worker pickles this
         self.path = path
-        self.reason = reason
+        self.reason = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason)
 
     def __str__(self) -> str:
         return f"{self.path} {self.reason}"
@@ -56,12 +57,17 @@ class Reading:
         data: (*space, c), of any real type; may be mapped from disk.
         low, high: the numbers that become -1 and 1; those beyond are clipped.
         about: what `Reader.write` takes to make a file of the same kind.
+        deviation: where `data` are the means of a distribution, the standard deviation of each: training draws from
+            it, anew in every epoch; all else takes the means.
+        clipped: whether numbers beyond `low` and `high` are; without it they become less than -1 and more than 1.
     """
 
     data: np.ndarray
     low: float
     high: float
     about: About = field(default_factory=dict)
+    deviation: np.ndarray | None = None
+    clipped: bool = True
 
 
 class Reader(ABC):
@@ -70,6 +76,14 @@ class Reader(ABC):
     @abstractmethod
     def finds(self, name: str, head: bytes) -> bool:
         """Whether a file of that name, which begins with these bytes (512 at most), is one to read or to report."""
+
+    def listed(self, source: Path) -> Sequence[tuple[str, Path]] | None:
+        """The samples of a source whose files hold many each: names, no two alike, and paths for `header` and `read`.
+
+        None, as by default, where each file that `finds` wants is a sample.
+        """
+        del source
+        return None
 
     @abstractmethod
     def header(self, path: Path, like: Shape) -> Header:
@@ -132,9 +146,11 @@ class ReaderSpec(Spec):
 
     Attributes:
         axes: the numbers of spatial axes that its samples can have.
+        mirrors: whether samples of two axes may be mirrored left to right.
     """
 
     axes: tuple[int, ...] = (1, 2, 3)
+    mirrors: bool = True
 
     @property
     def usage(self) -> str:
@@ -142,15 +158,18 @@ class ReaderSpec(Spec):
         return f'[data] reader = "{self.name}"'
 
 
-def reader(name: str, *, axes: tuple[int, ...] = (1, 2, 3)) -> Callable[[Callable[..., Any]], ReaderSpec]:
+def reader(
+    name: str, *, axes: tuple[int, ...] = (1, 2, 3), mirrors: bool = True
+) -> Callable[[Callable[..., Any]], ReaderSpec]:
     """Declare a reader: its factory's parameters are the further keys of `[data]` where `reader` names it.
 
     Args:
         name: the name in `[data] reader`: letters and digits, begins with a letter, at most 32.
         axes: the numbers of spatial axes that its samples can have: 1 for signals, 2 for images, 3 for volumes.
+        mirrors: whether samples of two axes may be mirrored left to right, as `data.flip` has it.
     """
 
     def declare(factory: Callable[..., Any]) -> ReaderSpec:
-        return ReaderSpec(**described("reader", name, factory), axes=axes)
+        return ReaderSpec(**described("reader", name, factory), axes=axes, mirrors=mirrors)
 
     return declare

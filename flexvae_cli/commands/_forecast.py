@@ -88,7 +88,8 @@ def print_forecast(question: Question, found: Forecast, shown: int) -> None:
     if found.limit:
         ui.data(f"largest batch without one, where the allocator gives back what it holds: {found.limit:,}")
     print_more(question, found)
-    ui.data(f"predicted, not measured: grade {found.grade}, margin {found.margin:.0%}")
+    asked = "by rule" if found.workspaces == "rule" else f"as {found.workspaces} names them"
+    ui.data(f"predicted, not measured: grade {found.grade}, margin {found.margin:.0%}; workspaces {asked}")
     for note in found.notes:
         ui.data(f"note: {note}")
 
@@ -148,6 +149,7 @@ def document(question: Question, found: Forecast, shown: int | None = None) -> d
         "too_large_batch": found.too_large,
         "limit_batch": found.limit,
         "grade": found.grade,
+        "workspaces": found.workspaces,
         "margin": found.margin,
         "largest_input": found.input or None,
         "what_if": [asdict(change) for change in found.changes],

@@ -177,11 +177,11 @@ def load_on(
         fuse: as in `load_files`.
         precision: the arithmetic that it will be used with, as `--precision` has it.
     """
-    from flexvae_cli.engine.device import choose_device, keep_freed_memory
+    from flexvae_cli.engine.device import choose_device, settle
     from flexvae_cli.engine.model import load_files
     from flexvae_cli.engine.precision import Precision
 
-    keep_freed_memory()
+    settle()
     place, dtype = choose_device(device), None
     if exact:
         Precision("fp32", place)

@@ -41,9 +41,10 @@ class Voice:
         from flexvae_cli.engine.place import require_parts
 
         require_parts(train.batch_size, train.accumulate, self.place)
-        from flexvae_cli.engine.device import device_at
+        from flexvae_cli.engine.device import device_at, settle
         from flexvae_cli.engine.distributed import PATIENCE, join
 
+        settle(train.allocator)
         device = device_at(train.device, self.place)
         self.world = join(self.place, device, PATIENCE + train.disk_full_wait)  # the first one may wait for room
         return self.world

@@ -39,6 +39,8 @@ def check(config: ConfigOption = None, overrides: SetOption = None, as_json: Jso
     from flexvae_cli.plan import make_plan, require_inputs
 
     loaded = load_config(find_config(config), overrides or ())
+    for note in loaded.notes:
+        ui.say(f"note: {note}")
     result = summary(loaded.path, make_plan(loaded))
     require_inputs(loaded.settings)
     if as_json:

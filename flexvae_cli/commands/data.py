@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Check data sets.")
 SHOWN = 20  # lines of each list; --json has all
+
+
+class Range(Enum):
+    """Which numbers are black and white where a file does not say."""
+
+    TYPE = "type"
+    FILE = "file"
 
 
 @app.callback()
@@ -34,6 +42,11 @@ def check(
     ] = 3,
     min_size: Annotated[int, typer.Option("--min-size", min=1, help="Least shorter side of an image.")] = 1,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Most pixels of an image.")] = 64_000_000,
+    span: Annotated[
+        Range, typer.Option("--range", help="Of floats and 32-bit numbers: from 0 to 1, or of each file.")
+    ] = Range.TYPE,
+    low: Annotated[float | None, typer.Option("--low", help="Their least number, instead.", show_default=False)] = None,
+    high: Annotated[float | None, typer.Option("--high", help="Their greatest.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode every image of a folder and say what is in it.
@@ -43,8 +56,14 @@ def check(
     3 where a file cannot be used, or is in both.
     """
     from flexvae_cli.engine.data.audit import leaks, summary
+    from flexvae_cli.engine.data.readers.span import Span
+    from flexvae_cli.errors import UsageError
 
-    options = {"channels": channels, "min_size": min_size, "max_pixels": max_pixels}
+    try:
+        stated = Span(span.value, low, high)
+    except ValueError as error:
+        raise UsageError(str(error), where="--range, --low, --high") from error
+    options = {"channels": channels, "min_size": min_size, "max_pixels": max_pixels, "span": stated}
     images, told = _looked(path, "PATH", options, summary)
     result: dict[str, Any] = {"path": path, **told}
     wrong = bool(told["unusable"])
@@ -62,7 +81,7 @@ def check(
         raise typer.Exit(Exit.DATA)
 
 
-def _looked(path: str, where: str, options: dict[str, int], summary: Any) -> tuple[list[Seen], dict[str, Any]]:
+def _looked(path: str, where: str, options: dict[str, Any], summary: Any) -> tuple[list[Seen], dict[str, Any]]:
     """The images that can be used, and what is to be said of all."""
     from flexvae_cli.engine.data.audit import Seen, Unusable, look_through
     from flexvae_cli.engine.data.sources import list_images

@@ -148,7 +148,7 @@ def _prepared(
     limits: Limits,
 ) -> Encode:
     """All that can be known before the first image is encoded."""
-    from flexvae_cli.engine.device import device_at, keep_freed_memory
+    from flexvae_cli.engine.device import device_at, settle
     from flexvae_cli.engine.distributed import World, join
     from flexvae_cli.engine.kind import require_pictures, samples_in
     from flexvae_cli.engine.latents.choosing import Choices, make_encoder
@@ -159,7 +159,7 @@ def _prepared(
 
     kind, items = samples_in(found.model, places.source, where="INPUT")
     require_pictures(kind, {"--flips": choices["flips"], "--resize": choices["size"]})
-    keep_freed_memory()
+    settle()
     device = device_at(places.device, voice.place, "--device")
     dtype = Precision(choices["precision"], device, "--precision").dtype
     model = limits.applied(load_files(found, device=device, fuse=limits.fuse, dtype=dtype), root, "encoder")

@@ -10,7 +10,8 @@ from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.objective import Term
-    from flexvae_cli.plan import Phase, Plan
+    from flexvae_cli.phases import Phase
+    from flexvae_cli.plan import Plan
     from flexvae_cli.weighing import Weighed
 
 FACTORS = {

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from enum import Enum
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexvae_cli.commands._mem_options import (
+    Allocator,
+    Checkpointing,
+    Mode,
+    NormDtype,
+    Probe,
+    require_consistent,
+    require_one_input,
+    require_used,
+    require_writable,
+)
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from flexvae_cli.config import Config
     from flexvae_cli.engine.memory.devices import Gpu
-
-
-class Probe(Enum):
-    """Whether to take real steps."""
-
-    AUTO = "auto"
-    NEVER = "never"
-    ALWAYS = "always"
-
-
-class Mode(Enum):
-    """What is to fit."""
-
-    TRAIN = "train"
-    INFER = "infer"
-    ENCODE = "encode"
-    DECODE = "decode"
-
-
-class Checkpointing(Enum):
-    """What is computed again instead of kept."""
-
-    OFF = "off"
-    BLOCKS = "blocks"
-    AUTO = "auto"
-
-
-class Allocator(Enum):
-    """How torch's allocator for CUDA is set up."""
-
-    DEFAULT = "default"
-    EXPANDABLE = "expandable"
-    ENV = "env"
-
-
-class NormDtype(Enum):
-    """What norms compute in."""
-
-    FP32 = "fp32"
-    INPUT = "input"
 
 
 EMA_DECAY = 0.999  # any decay takes the same memory
@@ -103,7 +72,8 @@ def mem(
         int | None, typer.Option(min=1, metavar="N", help="Of a prediction: GPUs that train together, 1 by default.")
     ] = None,
     allocator: Annotated[
-        Allocator | None, typer.Option(help="Of a prediction: expandable_segments, or as PYTORCH_ALLOC_CONF has it.")
+        Allocator | None,
+        typer.Option(help="Of a prediction: expandable_segments or not, or as PYTORCH_ALLOC_CONF has it."),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=0, help="Of a prediction: layers to list, 5 by default.")] = None,
     what_if: Annotated[
@@ -148,7 +118,7 @@ def mem(
         "--checkpointing auto": auto or None,
         f"--mode {mode.value}": mode is not Mode.TRAIN or None,
     }
-    _require_consistent(measures, gpu, device, [name for name, value in predicting.items() if value is not None])
+    require_consistent(measures, gpu, device, [name for name, value in predicting.items() if value is not None])
     training = {
         "--checkpointing": checkpointing,
         "--norm-dtype": norm_dtype,
@@ -160,11 +130,11 @@ def mem(
         "--write": write,
     }
     if mode is not Mode.TRAIN:
-        _require_used(mode, precision, [name for name, value in training.items() if value is not None])
+        require_used(mode, precision, [name for name, value in training.items() if value is not None])
     chosen = [f"{key}={value}" for key, value in choices.items() if value is not None]
-    changes = [*_forgotten(optimizer), *(overrides or ()), *chosen]
+    changes = [*(overrides or ()), *chosen]
     if write is not None:
-        _require_writable(write, changes, auto)
+        require_writable(write, changes, auto)
     where = device if gpu != "auto" or probe is Probe.NEVER else device or "cuda"
     settled = {
         "mem.memory": memory,
@@ -175,7 +145,7 @@ def mem(
     own = [f"{key}={value}" for key, value in settled.items() if value is not None]
     loaded = load_config(find_config(config), [*changes, *own])
     if max_resolution:
-        _require_one_input(loaded)
+        require_one_input(loaded)
     parameters = make_plan(loaded).parameters
     train = loaded.settings.train
     batch = batch or ceil(train.batch_size / (train.accumulate * (ddp or 1)))
@@ -197,7 +167,7 @@ def mem(
             what_if=what_if,
             choose=auto,
             resolution=max_resolution,
-            **_allocator(allocator),
+            **_allocator(allocator, keep=mode is not Mode.TRAIN or train.allocator == "keep"),
         )
     if write is not None:
         from flexvae_cli.commands._written import write_config
@@ -227,75 +197,12 @@ def _gpu(name: str) -> Gpu:
     return find_gpu(name)
 
 
-def _allocator(given: Allocator | None) -> dict[str, Any]:
-    """How the allocator is set up, as fields of a question."""
-    if given is Allocator.ENV:
-        import os
+def _allocator(given: Allocator | None, *, keep: bool) -> dict[str, Any]:
+    """How the allocator is set up, as fields of a question; by default as training has it."""
+    import os
 
-        from flexvae_cli.engine.memory.allocator_settings import allocator_settings
+    from flexvae_cli.engine.memory.allocator_settings import allocator_settings, settings_of_training
 
-        return allocator_settings(os.environ)
-    return {"allocator": (given or Allocator.DEFAULT).value}
-
-
-def _refuse(what: str, where: str, hint: str) -> None:
-    from flexvae_cli.errors import UsageError
-
-    raise UsageError(what, where=where, hint=hint)
-
-
-def _require_used(mode: Mode, precision: str | None, training: list[str]) -> None:
-    """Refuse options that the command which a mode stands for makes no use of."""
-    from flexvae_cli.errors import Problem, UsageError
-
-    what = f"counts for training alone, not for --mode {mode.value}"
-    problems = [Problem(what, name, hint="leave it out") for name in training]
-    if mode is Mode.DECODE and precision is not None:
-        problems.append(Problem("`flexvae decode` computes in fp32 always", "--precision", hint="leave it out"))
-    if problems:
-        raise UsageError(*problems)
-
-
-def _require_one_input(config: Config) -> None:
-    """Refuse to vary `data.input` where it is not the only one."""
-    own = [f"phase[{number}].input" for number, table in enumerate(config.settings.phase) if table.input]
-    if own:
-        _refuse(f"varies data.input alone, and there is {', '.join(own)}", "--max-resolution", "leave it out")
-
-
-def _require_writable(file: Path, changes: list[str], auto: bool) -> None:
-    """Refuse a file that is there, or that would say nothing, before anything is computed."""
-    if not changes and not auto:
-        _refuse("would say nothing: no option changes the config", "--write", "give --checkpointing auto, say")
-    if file.exists():
-        _refuse(f"is there already: {file}", "--write", "name another file")
-    if not file.parent.is_dir():
-        _refuse(f"no such folder: {file.parent}", "--write", "make it first")
-
-
-def _forgotten(optimizer: str | None) -> list[str]:
-    """What a config says of its own optimizer and another may make no use of, back at the defaults."""
-    from flexvae_cli.config.settings import OptimizerTable
-
-    fields = OptimizerTable.model_fields
-    keys = ("betas", "eps", "momentum") if optimizer else ()
-    return [f"optimizer.{key}={json.dumps(fields[key].default)}" for key in keys]
-
-
-def _require_consistent(measures: bool, gpu: str | None, device: str | None, predicting: list[str]) -> None:
-    """Refuse options that would count for nothing."""
-    from flexvae_cli.errors import Problem, UsageError
-
-    problems = []
-    if measures and gpu not in (None, "auto"):
-        what = f"real steps are taken on this machine's device, not on '{gpu}'"
-        problems.append(Problem(what, "--gpu", hint="leave --gpu or --probe always out"))
-    if measures:
-        what = "counts for predictions alone"
-        problems += [Problem(what, name, hint="name a GPU with --gpu, or use --probe never") for name in predicting]
-    elif device is not None:
-        problems.append(Problem("says where to measure; a prediction is for --gpu", "--device", hint="leave it out"))
-    if not measures and gpu is None:
-        problems.append(Problem("a prediction is for a GPU", "--gpu", hint="name one, as in --gpu h100-80"))
-    if problems:
-        raise UsageError(*problems)
+    if given is None:
+        return settings_of_training(os.environ, keep=keep)
+    return allocator_settings(os.environ) if given is Allocator.ENV else {"allocator": given.value}

@@ -56,7 +56,10 @@ def _train(
     from flexvae_cli.plan import make_plan, require_inputs
 
     path = find_config(config)
-    plan = make_plan(load_config(path, overrides))
+    loaded = load_config(path, overrides)
+    for note in loaded.notes:
+        ui.say(f"note: {note}")
+    plan = make_plan(loaded)
     require_inputs(plan.settings)
     world = voice.meet(plan.settings.train)
 

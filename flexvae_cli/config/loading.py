@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from flexvae_cli.config.layers import read_files, read_overrides, user_expanded
 from flexvae_cli.config.locate import KeyPath
 from flexvae_cli.config.problems import problems, unknown_in_data
 from flexvae_cli.config.settings import RelativePath, Settings, table_in
+from flexvae_cli.config.settings.optimizer import unused_by
 from flexvae_cli.errors import UsageError
 
 DEFAULT_NAME = "flexvae.toml"
@@ -28,11 +30,13 @@ class Config:
         path: the file, as it was given.
         document: what the files and `--set` say, merged, paths absolute; plain values that fit TOML and JSON, and that
             `Settings.model_validate` takes again.
+        notes: what is to be told of `--set`.
     """
 
     settings: Settings
     path: Path
     document: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -46,12 +50,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: with every problem, each with its file and line.
     """
-    layers = [*read_files(path), *read_overrides(overrides)]
-    document: dict[str, Any] = {}
-    for layer in layers:
-        document = merged(
-            _without_other_length(document, layer.values), with_absolute_paths(layer.values, Settings, layer.folder)
-        )
+    files, given = read_files(path), read_overrides(overrides)
+    layers, document, notes = [*files, *given], dict[str, Any](), list[str]()
+    for together in (*([file] for file in files), given):
+        over = reduce(merged, (layer.values for layer in together), dict[str, Any]())
+        document, notes = _without_other_optimizer(document, over)
+        for layer in together:
+            document = merged(
+                _without_other_length(document, layer.values), with_absolute_paths(layer.values, Settings, layer.folder)
+            )
 
     def where(key: KeyPath, missing: bool = False) -> str:
         """Where `key`, or what is around it, got its value last; what is missing is missed in a file."""
@@ -66,7 +73,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UsageError(*problems(error, document, where, unknown)) from None
     if unknown:
         raise UsageError(*unknown)
-    return Config(settings, path, document)
+    return Config(settings, path, document, tuple(notes))
+
+
+def _without_other_optimizer(
+    document: dict[str, Any], over: Mapping[str, Any], path: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """Where a later file, or `--set`, names an optimizer, what was said before and is of no use to that one goes.
+
+    Returns:
+        What stays, and a note of each key that does not.
+    """
+    stays, notes = dict(document), list[str]()
+    for key, said in over.items():
+        table = document.get(key)
+        if not isinstance(table, dict) or not isinstance(said, dict):
+            continue
+        if key != "optimizer":
+            stays[key], inside = _without_other_optimizer(table, said, f"{path}{key}.")
+            notes += inside
+        elif isinstance(name := said.get("name"), str):
+            useless = [each for each in unused_by(name) if each in table]
+            stays[key] = {each: value for each, value in table.items() if each not in useless}
+            notes += [
+                f"{path}optimizer.{each} of the config is left out: {name} makes no use of it" for each in useless
+            ]
+    return stays, notes
 
 
 def _without_other_length(document: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ begins with `builtin:`, such as `builtin:scenery`, ships with FlexVAE and is no 
 
 **One config can extend another.** `extends = "base.toml"`, above the first table, starts from the values of
 `base.toml`. Tables are merged key by key; everything else, lists too, is replaced. A base can extend a base
-of its own, up to {chain} files in all.
+of its own, up to {chain} files in all. Where a file, or `--set`, names another optimizer, what it makes no use of
+(`betas`, `eps` or `momentum`) is not taken over; `max_steps` and `epochs` replace each other.
 
 **`--set KEY=VALUE`** wins over the files, as in `--set optimizer.lr=1e-3 --set data.source=photos/`; it can
 be given many times, and of the same key the last one counts. VALUE is read as TOML where it is TOML, else as

@@ -108,6 +108,7 @@ class Together(World):
 
     def __init__(self, place: Place, device: torch.device, patience: float = PATIENCE) -> None:
         import torch.distributed as dist
+        import torch.distributed.nn.functional  # its defaults hold the group that there is at its import: none yet
         from torch.distributed.rendezvous import rendezvous
 
         super().__init__(place)
@@ -182,13 +183,18 @@ class Together(World):
             return True
 
     def leave(self) -> None:
+        """Wait until all are done, and then for gloo's threads to end, which takes that nothing else holds the group.
+
+        A thread gives up the tensors of a sum after it has told of the sum. Where the interpreter has gone by then, it
+        aborts the process (github.com/pytorch/pytorch/issues/190489).
+        """
         with suppress(LostError):  # all is done: nobody is needed any more
             self.greatest(0)
         atexit.unregister(self._abandon)
         self._dist.destroy_process_group()
 
     def _abandon(self) -> None:
-        """After an error, at the very end: gloo's threads abort a process that leaves them running.
+        """After an error, at the very end: see `leave`.
 
         Until then the others wait, so that what went wrong is told before torchrun ends whom it finds alive.
         """

@@ -44,8 +44,8 @@ def take_form(vae: VAE, train: TrainTable, precision: Precision) -> torch.memory
         entry.forward = _recomputing(entry)  # of what is fused inside of it
     layout = _layout(vae, train.layout, precision, fused=fusing != "off")
     if train.compile:
-        vae.encoder.compile()
-        vae.decoder.compile()
+        for part in (vae.encoder, vae.decoder):
+            part.compile(mode=train.compile if isinstance(train.compile, str) else None)
     return layout
 
 

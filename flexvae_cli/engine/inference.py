@@ -8,15 +8,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flexvae_cli.engine.data.dataset import Fault, WholeImages, center_crop
-from flexvae_cli.engine.data.files import WholeFiles, read_numbers
-from flexvae_cli.engine.data.images import read_image, to_tensor
+from flexvae_cli.engine.data.dataset import Fault
+from flexvae_cli.engine.data.files import read_numbers
+from flexvae_cli.engine.data.images import read_picture, to_tensor
 from flexvae_cli.engine.data.loader import whole_images
 from flexvae_cli.engine.data.opening import BadFile
+from flexvae_cli.engine.data.preparation import center_crop
+from flexvae_cli.engine.data.readers.images import Images
+from flexvae_cli.engine.data.whole import WholeFiles, WholeImages
+from flexvae_cli.engine.kind import kind_of
 from flexvae_cli.engine.metrics import Scores, scores
 from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.randomness import generator
@@ -88,12 +91,12 @@ def read_samples(
         return
     dataset = WholeImages(items, image_channels(model), size=size, **preparation_of(model))
     readable = False
-    for item, array in whole_images(dataset, workers=min(workers, len(items) // 4)):
+    for (item, about), array in whole_images(dataset, workers=min(workers, len(items) // 4)):
         if isinstance(array, BadFile):
             report(Fault(item.name, array.reason))
         else:
             readable = True
-            yield Sample(item.name, to_tensor(array), {"bits": 16} if array.dtype == np.uint16 else {})
+            yield Sample(item.name, to_tensor(array), about)
     if not readable:
         raise DataError(f"none of the {len(items)} images can be read, the first is {items[0].path}")
 
@@ -122,12 +125,12 @@ def read_pair(model: Model, first: Path, second: Path, kind: Kind | None = None)
         return _pair_of_files(kind, first, second)
     channels = image_channels(model)
     try:
-        arrays = [read_image(path, channels=channels, **preparation_of(model)) for path in (first, second)]
+        pictures = [read_picture(path, channels=channels, **preparation_of(model)) for path in (first, second)]
     except BadFile as bad:
         raise DataError(bad.reason, where=str(bad.path)) from bad
-    height, width = (min(array.shape[axis] for array in arrays) for axis in (0, 1))
-    a, b = (to_tensor(center_crop(array, height, width)) for array in arrays)
-    return Sample(first.name, a), Sample(second.name, b)
+    height, width = (min(picture.pixels.shape[axis] for picture in pictures) for axis in (0, 1))
+    a, b = (to_tensor(center_crop(picture.pixels, height, width)) for picture in pictures)
+    return Sample(first.name, a, pictures[0].about), Sample(second.name, b, pictures[1].about)
 
 
 def _pair_of_files(kind: Kind, first: Path, second: Path) -> tuple[Sample, Sample]:
@@ -154,9 +157,10 @@ def image_channels(model: Model) -> int:
 
 
 def preparation_of(model: Model) -> dict[str, Any]:
-    """How images are read for a model, as options of `read_image`."""
-    how = model.description.get("preprocessing", {})
-    return {key: how[key] for key in ("background", "exif", "max_pixels", "draft") if key in how}
+    """How images are read for a model, as options of `read_picture`."""
+    how, reader = model.description.get("preprocessing", {}), kind_of(model.description).chosen.reader
+    span = {"span": reader.span} if isinstance(reader, Images) else {}
+    return {key: how[key] for key in ("background", "exif", "max_pixels", "draft") if key in how} | span
 
 
 # ---------------------------------------------------------------------------------------------------------- batches

@@ -20,9 +20,9 @@ from flexvae_cli.engine.data.files import (
     candidates,
     checked_header,
     choose,
-    finder,
     found_in,
     made,
+    wants,
 )
 from flexvae_cli.engine.data.opening import image_size
 from flexvae_cli.engine.data.sources import Item, list_images
@@ -147,10 +147,10 @@ def samples_in(description: Description, source: str, where: str) -> tuple[Kind,
     if source.startswith("builtin:") and kind.pictures:
         return kind, list_images(source, where=where)
     path = Path(source)
-    if path.is_file() and not finder(kind.chosen.reader)(path):
+    if path.is_file() and not wants(kind.chosen.reader, path):
         for name in candidates(plugins.installed().registry, kind.shape):
             other = made(plugins.installed().registry, name, {})
-            if name != kind.chosen.name and finder(other.reader)(path):
+            if name != kind.chosen.name and wants(other.reader, path):
                 return Kind(kind.shape, other, kind.how), [Item(path.name, path)]
     items = found_in(kind.chosen, source, where)
     if items:

@@ -27,7 +27,8 @@ from flexvae_cli.engine.precision import Precision
 from flexvae_cli.engine.randomness import seed_everything
 from flexvae_cli.engine.schedule import Plateau, rate_factor
 from flexvae_cli.engine.vae import VAE
-from flexvae_cli.plan import Phase, Plan
+from flexvae_cli.phases import Phase
+from flexvae_cli.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -179,9 +179,9 @@ def _stream(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Micr
     data, on_gpu = trainer.plan.settings.data, trainer.learner.device.type == "cuda"
     check = interrupt.check if trainer.world.size == 1 else nothing  # one of several does not leave by itself
     phases = trainer.plan.phases
-    changes = [b.start for a, b in pairwise(phases) if a.shape != b.shape and start < b.start < trainer.max_steps]
+    changes = [b.start for a, b in pairwise(phases) if a.shapes != b.shapes and start < b.start < trainer.max_steps]
     for begin, end in pairwise([start, *changes, trainer.max_steps]):
-        images = trainer.source.training_at(trainer.plan.phase_at(begin).shape)
+        images = trainer.source.training_at(trainer.plan.phase_at(begin).shapes)
         sampler = replace(trainer.sampler, start_step=begin, max_steps=end)
         yield from training_batches(
             images,

@@ -128,11 +128,19 @@ class Optimization:
                 raise ValueError(f"there is no parameter {name}")
             if any(value.numel() > parameter.numel() for value in state.values()):
                 raise ValueError(f"{name} has another shape")
+            states[name] = {part: _laid_out_as(parameter, value) for part, value in state.items()}
         content = self.optimizer.state_dict()
         names = {id(parameter): name for name, parameter in self.named.items()}
         ordered = [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
         content["state"] = {index: states[name] for index, name in enumerate(ordered) if name in states}
         self.optimizer.load_state_dict(content)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A state in the memory layout of its parameter: fused forms go through both element by element, as they lie."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def matching(names: Iterable[str], patterns: Iterable[str], where: str) -> set[str]:

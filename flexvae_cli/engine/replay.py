@@ -17,8 +17,8 @@ from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, read_checkpoint
 from flexvae_cli.engine.data.loader import training_batches
-from flexvae_cli.engine.data.sampler import MicroBatches
 from flexvae_cli.engine.device import choose_device
+from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.nonfinite import FORMAT, names_of
@@ -27,6 +27,7 @@ from flexvae_cli.engine.reading import read_json
 from flexvae_cli.engine.resume import stored_settings
 from flexvae_cli.engine.rundir import RunDirectory, step_directories, step_of
 from flexvae_cli.engine.source import open_source
+from flexvae_cli.engine.starting import sampler_of
 from flexvae_cli.engine.trainer import Trainer
 from flexvae_cli.errors import ModelError
 from flexvae_cli.plan import Plan, make_plan
@@ -129,12 +130,11 @@ def _trainer(plan: Plan, run: Path, checkpoint: Checkpoint) -> Trainer:
     train, data = plan.settings.train, plan.settings.data
     device = choose_device(train.device)
     set_determinism(train.deterministic, device)
-    source = open_source(data, train.seed, [phase.shape for phase in plan.phases])
-    sampler = MicroBatches(len(source.training), train.batch_size, train.accumulate, train.seed, checkpoint.step, 0)
-    steps = train.max_steps or (train.epochs or 0) * sampler.steps_per_epoch
+    source = open_source(data, train.seed, [phase.shapes for phase in plan.phases])
+    sampler = sampler_of(plan, source.training, checkpoint.step, World())
     vae = build_vae(plan.net, logits=plan.output == "logits").to(device)
-    learner = Learner(plan, vae, steps)
-    trainer = Trainer(plan, RunDirectory(run, resume=True), source, learner, replace(sampler, max_steps=steps))
+    learner = Learner(plan, vae, sampler.max_steps)
+    trainer = Trainer(plan, RunDirectory(run, resume=True), source, learner, sampler)
     trainer.restore(checkpoint)
     return trainer
 
@@ -142,7 +142,7 @@ def _trainer(plan: Plan, run: Path, checkpoint: Checkpoint) -> Trainer:
 def _micro_batches(trainer: Trainer, start: int, step: int) -> Iterator[tuple[int, list[Tensor]]]:
     """The steps from `start` up to and with `step`, each with its samples on the device."""
     for now in range(start, step + 1):
-        images = trainer.source.training_at(trainer.plan.phase_at(now).shape)
+        images = trainer.source.training_at(trainer.plan.phase_at(now).shapes)
         sampler = replace(trainer.sampler, start_step=now, max_steps=now + 1)
         yield now, [trainer.learner.prepare(batch.x) for batch in training_batches(images, sampler, workers=0)]
 

@@ -8,7 +8,7 @@ torch's own way, apart from the layout.
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,11 @@ def on_cpu(device: torch.device) -> bool:
     return _kind(device) == "cpu"
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether the kernels for a GPU are taken."""
+    return _kind(device) == "cuda"
+
+
 def _kind(device: torch.device) -> str:
     return META if device.type == "meta" else device.type
 
@@ -58,6 +63,20 @@ def layout(device: torch.device, dtype: torch.dtype | None, *, training: bool, f
     half = dtype is not None
     last = {"cuda": half, "cpu": not training or (half and fused)}.get(_kind(device), False)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def threads(own: int, quota: float | None) -> int:
+    """Threads to compute with.
+
+    torch takes the CPUs that it may run on. A container with a quota may run on all of the machine's, a part of the
+    time: threads beyond the quota stop each other, for all of them wait for the slowest. Not a matter of measurement;
+    without a quota torch's own number stays. A data worker computes on one thread.
+
+    Args:
+        own: what torch takes.
+        quota: CPUs that may be kept busy, if there is a limit.
+    """
+    return own if quota is None else max(1, min(own, ceil(quota)))
 
 
 def is_of_images(net: nn.Module) -> bool:
@@ -122,6 +141,9 @@ def norm_silu_pays(x: Tensor, groups: int) -> bool:
     With backward, in channels-last, by channels of a group: 3 at 1 (32 channels of 128x128, fp32 and bf16), 1.5 at 2
     (64 of 32x32), 1.1 to 1.3 at 4 (128 of 256x256), 0.8 at 8, 0.7 at 16; against norms in bf16 2.7 to 11 at 1 to 4. In
     contiguous layout 0.6 to 0.8. Forward alone 1.0 everywhere.
+
+    On a GPU there are kernels in Triton, of which no time has been taken: they are used where fusing is `on`, and
+    `auto` stays with torch's own.
 
     Args:
         x: (b, c, *space), what comes in.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -11,13 +11,29 @@ import torch
 from torch import Tensor
 
 from flexvae_cli import plugins
+from flexvae_cli.api.readers import ReaderSpec
+from flexvae_cli.api.trace import Shape
 from flexvae_cli.config.settings import DataTable
-from flexvae_cli.engine.data.dataset import EvaluationImages, Fault, Preparation, Preparing, Sample, TrainingImages
-from flexvae_cli.engine.data.files import IMAGES, Chosen, FilePreparation, choose, finder, found_in, made, usable_files
+from flexvae_cli.engine.data.buckets import usable
+from flexvae_cli.engine.data.dataset import EvaluationImages, Fault, Sample, TrainingImages
+from flexvae_cli.engine.data.files import (
+    IMAGES,
+    Chosen,
+    FilePreparation,
+    choose,
+    found_in,
+    made,
+    samples_of,
+    usable_files,
+)
 from flexvae_cli.engine.data.opening import BadFile
-from flexvae_cli.engine.data.sources import Item, list_files, list_images, split, usable
-from flexvae_cli.errors import DataError, Problem
+from flexvae_cli.engine.data.preparation import Preparation
+from flexvae_cli.engine.data.readers.images import Images
+from flexvae_cli.engine.data.readers.span import UNSTATED
+from flexvae_cli.engine.data.sources import Item, list_images, split
+from flexvae_cli.errors import DataError, Problem, UsageError
 from flexvae_cli.paths import shown
+from flexvae_cli.registry import Registered
 from flexvae_cli.samples import MOST_AXES, MOST_CHANNELS
 
 STRIP = 8  # images that every preview shows and latent statistics are measured on
@@ -32,8 +48,8 @@ class Source:
         validation: the samples that are held out; None where validation is off.
         strip: the first validation samples, or of the training images where there are none, (b, c, h, w).
         bad: the files that cannot be used, as far as is known before training.
-        fingerprint: hash of the names of the training images; the sample order follows from them.
-        reader: what a model records of how samples are read: empty for images.
+        fingerprint: hash of the names of the training images, and of their buckets; the sample order follows from them.
+        reader: what a model records of how samples are read: empty for images that state their range.
     """
 
     training: TrainingImages
@@ -43,12 +59,18 @@ class Source:
     fingerprint: str
     reader: dict[str, Any] = field(default_factory=dict)
 
-    def training_at(self, shape: Sequence[int]) -> TrainingImages:
-        """The training samples at another size."""
+    def training_at(self, shapes: Sequence[Shape]) -> TrainingImages:
+        """The training samples at other sizes, bucket by bucket."""
         images = self.training
-        preparation = with_shape(images.preparation, shape)
         return TrainingImages(
-            images.items, preparation, seed=images.seed, crop=images.crop, flip=images.flip, cache=images.cache
+            images.items,
+            images.preparation.at(shapes[0]),
+            seed=images.seed,
+            crop=images.crop,
+            flip=images.flip,
+            cache=images.cache,
+            shapes=shapes,
+            buckets=images.buckets,
         )
 
     @property
@@ -57,38 +79,43 @@ class Source:
         return len(self.validation) if self.validation else 0
 
 
-def open_source(data: DataTable, seed: int, shapes: Sequence[Sequence[int]] = ()) -> Source:
+def open_source(data: DataTable, seed: int, phases: Sequence[Sequence[Shape]] = ()) -> Source:
     """List and look at all images of `[data]`.
 
     Args:
         data: the table.
         seed: of the run.
-        shapes: of the samples that phases of the run train on; an image must be large enough for each of them.
+        phases: the shapes of the samples that each phase of the run trains on, bucket by bucket; an image must be large
+            enough for all of its bucket. By default `data.input` alone.
 
     Raises:
+        UsageError: there are several buckets, and what is found are no images.
         DataError: a source is missing, or none of its images can be used.
     """
     chosen = reader_of(data)
     preparation = preparation_for(data, chosen)
-    largest = tuple(max(sizes) for sizes in zip(preparation.shape, *shapes, strict=True))
+    shapes, largest = _by_bucket(phases or [[data.input]])
     if isinstance(preparation, FilePreparation):
         chosen = _settled(data, chosen)
         preparation = preparation_for(data, chosen)
-    training, bad = _usable(data.source, with_shape(preparation, largest), "data.source")
+    buckets, bad = _usable(data.source, preparation, shapes, largest, "data.source")
+    training = list(buckets)
     if isinstance(data.validation, str):
-        held_out, more = _usable(data.validation, preparation, "data.validation")
-        bad += more
+        found, more = _usable(data.validation, preparation, [data.input], [data.input], "data.validation")
+        held_out, bad = list(found), bad + more
     else:
         training, held_out = split(training, data.validation)
     strip, more = _strip(EvaluationImages(held_out or training, preparation))
-    names = "\n".join(item.name for item in training)
+    numbers = [buckets[item] for item in training] if len(shapes) > 1 else []
+    decisive = "\n".join([*(item.name for item in training), *map(str, numbers)])
+    how: dict[str, Any] = {"seed": seed, "crop": data.crop, "flip": _flips(data, chosen), "cache": data.cache}
     return Source(
-        TrainingImages(training, preparation, seed=seed, crop=data.crop, flip=_flips(data), cache=data.cache),
+        TrainingImages(training, preparation, **how, shapes=shapes, buckets=numbers),
         EvaluationImages(held_out, preparation) if held_out else None,
         strip,
         tuple(bad + more),
-        sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
-        chosen.recorded() if isinstance(preparation, FilePreparation) else {},
+        sha256(decisive.encode("utf-8", "surrogateescape")).hexdigest(),
+        chosen.recorded() if isinstance(preparation, FilePreparation) or preparation.span.stated else {},
     )
 
 
@@ -108,17 +135,8 @@ def reader_of(data: DataTable) -> Chosen:
 def preparation_for(data: DataTable, chosen: Chosen) -> Preparation | FilePreparation:
     """How a file becomes a sample; pictures of up to four channels are scaled and turned, nothing else is."""
     if chosen.name == IMAGES and data.input[0] <= MOST_CHANNELS:
-        return Preparation.of(data)
+        return Preparation.of(data, chosen.reader.span if isinstance(chosen.reader, Images) else UNSTATED)
     return FilePreparation(data.input, chosen.reader, data.max_pixels)
-
-
-def with_shape(preparation: Preparing, shape: Sequence[int]) -> Preparation | FilePreparation:
-    """The same for samples of another size."""
-    if isinstance(preparation, FilePreparation):
-        return replace(preparation, shape=tuple(shape))
-    assert isinstance(preparation, Preparation)
-    channels, height, width = shape
-    return replace(preparation, shape=(channels, height, width))
 
 
 def _settled(data: DataTable, chosen: Chosen) -> Chosen:
@@ -129,8 +147,10 @@ def _settled(data: DataTable, chosen: Chosen) -> Chosen:
     return chosen.with_values(plugins.installed().registry, chosen.reader.settled(headers))
 
 
-def _flips(data: DataTable) -> bool:
-    return data.flip and len(data.input) == MOST_AXES
+def _flips(data: DataTable, chosen: Chosen) -> bool:
+    found = plugins.installed().registry.find("reader", chosen.name)
+    mirrors = isinstance(found, Registered) and isinstance(found.spec, ReaderSpec) and found.spec.mirrors
+    return data.flip and len(data.input) == MOST_AXES and mirrors
 
 
 def _strip(images: EvaluationImages) -> tuple[Tensor, list[Fault]]:
@@ -150,24 +170,30 @@ def _strip(images: EvaluationImages) -> tuple[Tensor, list[Fault]]:
     return torch.stack(found), bad
 
 
-def _usable(source: str, preparation: Preparation | FilePreparation, where: str) -> tuple[list[Item], list[Fault]]:
+def _by_bucket(phases: Sequence[Sequence[Shape]]) -> tuple[Sequence[Shape], list[Shape]]:
+    """The shapes of the first phase, and for each the sizes that are the largest in any phase."""
+    return phases[0], [tuple(map(max, zip(*shapes, strict=True))) for shapes in zip(*phases, strict=True)]
+
+
+def _usable(
+    source: str, preparation: Preparation | FilePreparation, shapes: Sequence[Shape], largest: list[Shape], where: str
+) -> tuple[dict[Item, int], list[Fault]]:
+    """The files of a source that can be used, each with its bucket, and the others."""
     if isinstance(preparation, FilePreparation):
-        items = list_files(source, finder(preparation.reader), where=where)
+        if len(shapes) > 1:
+            raise UsageError("has no meaning for what are no images", "data.max_aspect_ratio", hint="leave it out")
+        items = samples_of(preparation.reader, source, where)
         if not items:
             raise DataError(f"no files in {shown(source)} that the reader takes", where=where)
-        good, unusable, _ = usable_files(items, preparation)
-        return _told(source, items, good, unusable, where)
-    height, width = preparation.least
+        good, unusable, _ = usable_files(items, preparation.at(largest[0]))
+        return _told(source, items, dict.fromkeys(good, 0), unusable, where)
     items = list_images(source, where=where)
-    good, unusable = usable(
-        items, min_height=height, min_width=width, max_pixels=preparation.max_pixels, exif=preparation.exif
-    )
-    return _told(source, items, good, unusable, where)
+    return _told(source, items, *usable(items, shapes, [preparation.at(each) for each in largest]), where)
 
 
 def _told(
-    source: str, items: Sequence[Item], good: list[Item], unusable: Sequence[BadFile], where: str
-) -> tuple[list[Item], list[Fault]]:
+    source: str, items: Sequence[Item], good: dict[Item, int], unusable: Sequence[BadFile], where: str
+) -> tuple[dict[Item, int], list[Fault]]:
     names = {item.path: item.name for item in items}
     bad = [Fault(names[each.path], each.reason) for each in unusable]
     if not good:

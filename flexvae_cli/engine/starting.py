@@ -14,8 +14,9 @@ from flexvae_cli.config.settings import OptimizerTable
 from flexvae_cli.engine.agreement import require_agreement
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, read_checkpoint, resume_checkpoint
+from flexvae_cli.engine.data.dataset import TrainingImages
 from flexvae_cli.engine.data.sampler import MicroBatches
-from flexvae_cli.engine.device import device_at, keep_freed_memory
+from flexvae_cli.engine.device import device_at, settle
 from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.events import (
     Event,
@@ -53,12 +54,14 @@ def gather(plan: Plan, world: World | None = None) -> Materials:
         world: the processes that do it together; by default this one is alone.
 
     Raises:
-        UsageError: this machine does not have the device, or the processes do not agree on what to do.
+        UsageError: this machine does not have the device, its allocator is set up to leak, or the processes do not
+            agree on what to do.
         DataError: there are no images that can be used.
     """
     settings, world = plan.settings, world or World()
+    settle(settings.train.allocator)
     device = device_at(settings.train.device, world.place)
-    source = open_source(settings.data, settings.train.seed, [phase.shape for phase in plan.phases])
+    source = open_source(settings.data, settings.train.seed, [phase.shapes for phase in plan.phases])
     require_agreement(world, _decisive(plan, source, device))
     return Materials(device, source, world)
 
@@ -87,7 +90,6 @@ def prepare(
     """
     settings, notices = plan.settings, list[Event]()
     device, source, world = materials.device, materials.source, materials.world
-    keep_freed_memory(settings.train.allocator)
     set_determinism(settings.train.deterministic, device)
     checkpoint = _checkpoint(run, world, notices) if resume else None
     if checkpoint is not None:
@@ -97,7 +99,7 @@ def prepare(
     vae = build_vae(plan.net, logits=plan.output == "logits")
     if checkpoint is None and settings.model.init is not None:
         notices.append(_start_from(settings.model.init, vae))
-    sampler = _sampler(plan, len(source.training), checkpoint.step if checkpoint else 0, world)
+    sampler = sampler_of(plan, source.training, checkpoint.step if checkpoint else 0, world)
     if checkpoint is not None and checkpoint.step > sampler.max_steps:
         what = f"the run is at step {checkpoint.step} already, beyond the {sampler.max_steps} that the config asks for"
         raise UsageError(what, where=str(checkpoint.path), hint="raise train.max_steps or train.epochs")
@@ -141,10 +143,12 @@ def _checkpoint(run: RunDirectory, world: World, notices: list[Event]) -> Checkp
     return checkpoint if world.first or name is None else read_checkpoint(run.checkpoints / name)
 
 
-def _sampler(plan: Plan, count: int, start: int, world: World) -> MicroBatches:
+def sampler_of(plan: Plan, images: TrainingImages, start: int, world: World) -> MicroBatches:
+    """Which samples this process trains on in the steps from `start` to the end of the run."""
     train = plan.settings.train
-    steps = train.max_steps or 0
-    sampler = MicroBatches(count, train.batch_size, train.accumulate, train.seed, start, steps, world.rank, world.size)
+    parts, steps = (train.batch_size, train.accumulate), (start, train.max_steps or 0)
+    processes, buckets = (world.rank, world.size), tuple(images.buckets)
+    sampler = MicroBatches(len(images), *parts, train.seed, *steps, *processes, buckets)
     return replace(sampler, max_steps=train.epochs * sampler.steps_per_epoch) if train.epochs else sampler
 
 

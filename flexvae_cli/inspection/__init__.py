@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from flexvae_cli.inspection.inspecting import (
-    Inspection,
-    Line,
-    Note,
-    Part,
-    inspect_config,
-    inspect_target,
-    read_shape,
-    short,
-)
+from flexvae_cli.inspection.inspecting import inspect_config, inspect_target, read_shape
+from flexvae_cli.inspection.inspection import Inspection, Line, Note, Part, short
 
 __all__ = [
     "Inspection",

@@ -12,21 +12,24 @@ from flexvae_cli.config.settings.values import AnyPath, Bytes, NonNegative, Posi
 class DataTable(Table):
     """What to train on, and how a file becomes a sample. Where `reader` is named, further keys are parameters of it.
 
-    `resize`, `min_size`, `background`, `exif` and `draft` are about images. Files of other kinds keep their own size,
-    and training crops them: the sizes of `input` are the length of a window, or the sides of a crop.
+    `resize`, `max_aspect_ratio`, `min_size`, `background`, `exif` and `draft` are about images. Files of other kinds
+    keep their own size, and training crops them: the sizes of `input` are the length of a window, or the sides of a
+    crop.
     """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
 
-    source: Source = Field(description="a folder of images, sounds, volumes or arrays, one file, or `builtin:scenery`")
+    source: Source = Field(
+        description="a folder of images, sounds, volumes or arrays, or of tars of them, one file, or `builtin:scenery`"
+    )
     input: Shape = Field(
         description="channels x size of a training sample: `3x256x256`, `1x16000` of a signal, `1x64x64x64` of a volume"
     )
     reader: Annotated[str, Field(max_length=32)] | None = Field(
         None,
-        description="what reads the files: `images`, `audio`, `volumes`, `arrays`, or one that a plugin brings; by "
-        "default the first of these that fits `input` and finds files",
+        description="what reads the files: `images`, `audio`, `volumes`, `arrays`, `latents`, or one that a plugin "
+        "brings; by default the first of these that fits `input` and finds files",
     )
     validation: Annotated[float, Field(ge=0, lt=1)] | Source = Field(
         0.1,
@@ -35,6 +38,11 @@ class DataTable(Table):
     resize: Literal["cover", "none"] = Field(
         "cover",
         description="`cover` scales an image down until it just covers the input; `none` crops at native resolution",
+    )
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=16)] = Field(
+        1.0,
+        description="aspect-ratio buckets: training scales an image to the nearest of several shapes, of at most as "
+        "many pixels as `input`, up to this ratio of their sides; a step has one shape. 1 is that of `input` alone",
     )
     crop: Literal["random", "center"] = Field(
         "random", description="where training crops; everything else crops the centre"

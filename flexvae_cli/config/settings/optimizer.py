@@ -11,6 +11,11 @@ from flexvae_cli.config.settings.values import Decay, Fraction, NonNegative, Pat
 UNUSED_BY_OPTIMIZER = {"sgd": ("betas", "eps"), "rmsprop": (), "adafactor": ("betas", "eps", "momentum")}
 
 
+def unused_by(name: str) -> tuple[str, ...]:
+    """The keys of an optimizer's table that the optimizer of that name makes no use of."""
+    return UNUSED_BY_OPTIMIZER.get(name, ("momentum",))
+
+
 class GroupTable(Table):
     """Parameters that are treated in their own way; of several groups that match, the first counts."""
 
@@ -39,9 +44,8 @@ class OptimizerTable(Table):
 
     @model_validator(mode="after")
     def _of_use(self) -> OptimizerTable:
-        useless = UNUSED_BY_OPTIMIZER.get(self.name, ("momentum",))
         defaults = type(self).model_fields
-        given = [key for key in useless if getattr(self, key) != defaults[key].default]
+        given = [key for key in unused_by(self.name) if getattr(self, key) != defaults[key].default]
         if given:
             raise ValueError(f"has {given[0]}, of which {self.name} makes no use; leave it out")
         return self

@@ -55,7 +55,11 @@ class TrainTable(Table):
         description="recomputes activations in the backward pass instead of keeping them: `blocks` (every entry that "
         "has parts), or a list of entries, as in `encoder.0`",
     )
-    compile: bool = Field(False, description="compiles encoder and decoder with torch.compile")
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
+        False,
+        description="compiles encoder and decoder with torch.compile; a word is its mode: `reduce-overhead` replays "
+        "CUDA graphs, `max-autotune` tries kernels as well",
+    )
     deterministic: bool = Field(
         False, description="only deterministic algorithms, for bit-identity on a GPU; slower there, no change on a CPU"
     )
@@ -78,7 +82,8 @@ class TrainTable(Table):
     )
     allocator: Literal["keep", "system"] = Field(
         "keep",
-        description="`keep` holds on to freed memory (faster on Linux, takes more memory), `system` returns it",
+        description="`keep` holds on to freed memory (faster on Linux, takes more memory) and lets segments grow on "
+        "CUDA (`expandable_segments`, unless PYTORCH_ALLOC_CONF is set); `system` does neither",
     )
 
     @model_validator(mode="after")

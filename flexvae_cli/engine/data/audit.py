@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flexvae_cli.engine.cores import cores
 from flexvae_cli.engine.data.images import read_image, require_channels
 from flexvae_cli.engine.data.opening import BadFile, opened
 from flexvae_cli.engine.data.pam import pam_header
+from flexvae_cli.engine.data.readers.span import UNSTATED, Span
 from flexvae_cli.engine.data.sources import Item
 
 
@@ -52,7 +54,7 @@ class Unusable:
     reason: str
 
 
-def look(item: Item, *, channels: int, min_size: int, max_pixels: int) -> Seen | Unusable:
+def look(item: Item, *, channels: int, min_size: int, max_pixels: int, span: Span = UNSTATED) -> Seen | Unusable:
     """Decode an image.
 
     Args:
@@ -60,11 +62,12 @@ def look(item: Item, *, channels: int, min_size: int, max_pixels: int) -> Seen |
         channels: of a sample, see `read_image`.
         min_size: least shorter side.
         max_pixels: most pixels.
+        span: the range of numbers that state none themselves.
     """
     try:
         require_channels(item.path, channels)
         kind, mode = _format(item.path, max_pixels)
-        pixels = read_image(item.path, channels=channels, max_pixels=max_pixels)
+        pixels = read_image(item.path, channels=channels, max_pixels=max_pixels, span=span)
     except BadFile as bad:
         return Unusable(item.name, bad.reason)
     height, width = pixels.shape[:2]
@@ -86,14 +89,10 @@ def _format(path: Path, max_pixels: int) -> tuple[str, str]:
         return image.format or "", image.mode
 
 
-def look_through(items: Sequence[Item], *, channels: int, min_size: int, max_pixels: int) -> Iterator[Seen | Unusable]:
-    """`look` at every image, in order, with as many threads as there are cores."""
-
-    def one(item: Item) -> Seen | Unusable:
-        return look(item, channels=channels, min_size=min_size, max_pixels=max_pixels)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(one, items)
+def look_through(items: Sequence[Item], **how: Any) -> Iterator[Seen | Unusable]:
+    """`look` at every image, in order, with as many threads as there are cores to be had."""
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(partial(look, **how), items)
 
 
 def duplicates(images: Iterable[Seen]) -> list[list[str]]:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, ReaderSpec
 from flexvae_cli.api.trace import Shape, text
-from flexvae_cli.engine.data.formats import SNIFFED
+from flexvae_cli.engine.data.members import Member, is_fault
 from flexvae_cli.engine.data.readers.span import require_finite
-from flexvae_cli.engine.data.sources import THREADS, Item, list_files
-from flexvae_cli.errors import DataError, UsageError, listed
+from flexvae_cli.engine.data.sources import THREADS, Item, head_of, list_files
+from flexvae_cli.engine.randomness import generator
+from flexvae_cli.errors import DataError, Problem, UsageError, listed
 from flexvae_cli.parameters import bind_values
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registered, Registry
 
 IMAGES = "images"
+MOST_TOLD = 5  # of what is wrong
 MOST = 64_000_000  # positions of a file, where nothing else is said
 
 
@@ -36,6 +38,8 @@ class Numbers:
     high: float
     path: Path
     about: About
+    deviation: np.ndarray | None = None
+    clipped: bool = True
 
     @property
     def shape(self) -> Shape:
@@ -44,13 +48,18 @@ class Numbers:
     @property
     def nbytes(self) -> float:
         """What keeping it costs: a file that is mapped is not worth to be kept."""
-        return math.inf if isinstance(self.data, np.memmap) else self.data.nbytes
+        more = 0 if self.deviation is None else self.deviation.nbytes
+        return math.inf if isinstance(self.data, np.memmap) else self.data.nbytes + more
 
     def __getitem__(self, part: Any) -> Numbers:
-        return Numbers(self.data[part], self.low, self.high, self.path, self.about)
+        deviation = None if self.deviation is None else self.deviation[part]
+        return replace(self, data=self.data[part], deviation=deviation)
 
-    def sample(self) -> torch.Tensor:
-        """float32 (c, *space) in [-1, 1]; numbers beyond `low` and `high` are clipped.
+    def sample(self, noise: int | None = None) -> torch.Tensor:
+        """float32 (c, *space) in [-1, 1]; numbers beyond `low` and `high` are clipped, where they are to be.
+
+        Args:
+            noise: the seed to draw from a distribution with; None takes its mean.
 
         Raises:
             BadFile: a mapped file has numbers here that are not finite.
@@ -59,8 +68,12 @@ class Numbers:
             require_finite(self.path, self.data)
         wide = np.float64 if self.data.dtype.itemsize > 2 else np.float32
         planes: Any = np.moveaxis(self.data, -1, 0).astype(wide)
+        if noise is not None and self.deviation is not None:
+            drawn = torch.randn(planes.shape, generator=generator(noise)).numpy()
+            planes = planes + np.moveaxis(self.deviation, -1, 0) * drawn
         scaled = planes * (2 / (self.high - self.low)) - (self.high + self.low) / (self.high - self.low)
-        return torch.from_numpy(np.ascontiguousarray(scaled.clip(-1, 1), dtype=np.float32))
+        kept = scaled.clip(-1, 1) if self.clipped else scaled
+        return torch.from_numpy(np.ascontiguousarray(kept, dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,10 @@ class FilePreparation:
     reader: Reader
     most: int
 
+    def at(self, shape: Shape) -> FilePreparation:
+        """The same for samples of another size."""
+        return replace(self, shape=shape)
+
     def read(self, item: Item) -> Numbers:
         """The numbers of a file.
 
@@ -89,9 +106,9 @@ class FilePreparation:
             raise fault
         return numbers
 
-    def tensor(self, array: Numbers) -> torch.Tensor:
+    def tensor(self, array: Numbers, noise: int | None = None) -> torch.Tensor:
         """What `read` gave, or a part of it, as a sample."""
-        return array.sample()
+        return array.sample(noise)
 
     def look(self, item: Item) -> Header | BadFile:
         """What the header of a file says, or why it cannot be used."""
@@ -105,35 +122,6 @@ class FilePreparation:
         if all(there >= wanted for there, wanted in zip(space, self.shape[1:], strict=True)):
             return None
         return BadFile(path, f"is too small: {text(space)}, wanted are {text(self.shape[1:])} or more")
-
-
-class WholeFiles(Dataset[tuple[tuple[Item, About], torch.Tensor | BadFile]]):
-    """Files whole, in the order of the items.
-
-    Args:
-        items: the files.
-        reader: what reads them.
-        like: (c, *space) of a training sample.
-        most: the most positions of a file.
-    """
-
-    def __init__(self, items: Sequence[Item], reader: Reader, like: Shape, most: int) -> None:
-        self.items = items
-        self.reader = reader
-        self.like = like
-        self.most = most
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[tuple[Item, About], Any]:
-        """The item and what its file says of itself, and its sample (c, *space); a bad file is returned, not raised."""
-        item = self.items[index]
-        try:
-            numbers = read_numbers(self.reader, item.path, self.like, self.most)
-            return (item, dict(numbers.about)), numbers.sample().numpy()
-        except BadFile as bad:
-            return (item, {}), bad
 
 
 def checked_header(reader: Reader, path: Path, like: Shape, most: int) -> Header:
@@ -157,7 +145,7 @@ def read_numbers(reader: Reader, path: Path, like: Shape, most: int) -> Numbers:
     """
     checked_header(reader, path, like, most)
     found = reader.read(path, like)
-    return Numbers(found.data, found.low, found.high, path, found.about)
+    return Numbers(found.data, found.low, found.high, path, found.about, found.deviation, found.clipped)
 
 
 def usable_files(items: Sequence[Item], preparation: FilePreparation) -> tuple[list[Item], list[BadFile], list[Header]]:
@@ -219,21 +207,21 @@ def made(registry: Registry, name: str, values: Mapping[str, Any], where: str = 
 
 
 def found_in(chosen: Chosen, source: str, where: str) -> list[Item]:
-    """The files of a source that a reader reads, sorted by name."""
-    return list_files(source, finder(chosen.reader), where=where)
+    """The samples of a source that a reader reads, sorted by name."""
+    return samples_of(chosen.reader, source, where)
 
 
-def finder(reader: Reader) -> Callable[[Path], bool]:
-    """Whether a reader wants a file, by its path."""
+def samples_of(reader: Reader, source: str, where: str) -> list[Item]:
+    """The samples of a source: those that the reader lists itself, or every file that it wants; sorted by name."""
+    own = None if source.startswith("builtin:") else reader.listed(Path(source))
+    if own is None:
+        return list_files(source, lambda name, head: reader.finds(name, head()), where=where)
+    return [Item(name, path) for name, path in sorted(own, key=lambda each: os.fsencode(each[0]))]
 
-    def wanted(path: Path) -> bool:
-        try:
-            with path.open("rb") as file:
-                return reader.finds(path.name, file.read(SNIFFED))
-        except OSError:
-            return reader.finds(path.name, b"")
 
-    return wanted
+def wants(reader: Reader, path: Path) -> bool:
+    """Whether a reader wants a file."""
+    return reader.finds(path.name, head_of(path))
 
 
 def candidates(registry: Registry, shape: Shape) -> list[str]:
@@ -253,13 +241,17 @@ def choose(registry: Registry, source: str, shape: Shape, where: str) -> tuple[C
     if source.startswith("builtin:"):
         chosen = made(registry, IMAGES, {})
         return chosen, found_in(chosen, source, where)
-    names = candidates(registry, shape)
+    names, bad = candidates(registry, shape), list[Problem]()
     for name in names:
         chosen = made(registry, name, {})
         items = found_in(chosen, source, where)
-        if items and (len(items) > 1 or not Path(source).is_file() or finder(chosen.reader)(Path(source))):
+        if any(not is_fault(item.path) for item in items) and (
+            len(items) > 1 or items[0].path != Path(source) or wants(chosen.reader, items[0].path)
+        ):
             return chosen, items
+        bad = bad or [Problem(item.path.place.fault, item.name) for item in items if isinstance(item.path, Member)]
     axes = len(shape) - 1
     have = "1 axis" if axes == 1 else f"{axes} axes"
     what = f"nothing to read in {shown(Path(source))}: samples of {text(shape)} have {have}"
-    raise DataError(what, where=where, hint=f"readers for that: {listed(names, last='and')}; see docs/data.md")
+    hint = f"readers for that: {listed(names, last='and')}; see docs/data.md"
+    raise DataError(Problem(what, where, hint=hint), *bad[:MOST_TOLD])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor
 
+from flexvae_cli.api.readers import About
 from flexvae_cli.engine.data.colour import is_srgb, to_srgb
 from flexvae_cli.engine.data.deep_png import is_deep, read_deep_png
+from flexvae_cli.engine.data.grey import depth_of, grey_plane, require_unsigned, with_channels
 from flexvae_cli.engine.data.opening import (
     BadFile,
     check_pixels,
@@ -19,6 +23,7 @@ from flexvae_cli.engine.data.opening import (
     upright_size,
 )
 from flexvae_cli.engine.data.pam import PamHeader, pam_header, read_pam
+from flexvae_cli.engine.data.readers.span import UNSTATED, Span
 from flexvae_cli.errors import UsageError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
@@ -32,7 +37,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 GREY_OF_RGB = np.array([[0.299], [0.587], [0.114]], np.float32)  # as Pillow weighs them, ITU-R 601
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags and a value
 
 
 def check_channels(channels: int, where: str = "data.input") -> None:
@@ -52,7 +56,25 @@ def require_channels(path: Path, channels: int) -> None:
         raise BadFile(path, f"has {max(MODES)} channels at most, since it is no PAM; wanted are {channels}")
 
 
-def read_image(
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as it was read.
+
+    Attributes:
+        pixels: (h, w, channels) of uint8, of uint16 (0 to 65535), or of float32 in [0, 1].
+        about: what it takes to write a file of the same depth, or of the same numbers; see `api.readers.Reading`.
+    """
+
+    pixels: np.ndarray
+    about: About = field(default_factory=dict)
+
+
+def read_image(path: str | Path, **how: Any) -> np.ndarray:
+    """The pixels alone of `read_picture`, which tells what `how` can be."""
+    return read_picture(path, **how).pixels
+
+
+def read_picture(
     path: str | Path,
     *,
     channels: int,
@@ -61,12 +83,14 @@ def read_image(
     max_pixels: int = 64_000_000,
     cover: tuple[int, int] | None = None,
     draft: bool = True,
-) -> np.ndarray:
+    span: Span = UNSTATED,
+) -> Picture:
     """Read an image of any mode: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF or PAM, by its content, not its name.
 
     Of an animation or a multi-page file the first frame is read. Grey images of 12 or 16 bits and PNGs of 16 bits per
-    channel keep 16 bits, float TIFFs stay float. A PNG with several channels comes with 8 bits where it is interlaced
-    or has a colour profile other than sRGB, whose conversion works on 8; so does any other colour image.
+    channel keep 16 bits; floats and whole numbers of 32 bits become floats. A PNG with several channels comes with 8
+    bits where it is interlaced or has a colour profile other than sRGB, whose conversion works on 8; so does any other
+    colour image.
 
     Args:
         path: the file.
@@ -78,18 +102,16 @@ def read_image(
         cover: scale the image until it just covers this (height, width).
         draft: decode a JPEG that is to be scaled down at a half, a quarter or an eighth of its size where that is still
             enough, which is several times faster and differs little.
-
-    Returns:
-        An array (h, w, channels) of uint8, of uint16 (0 to 65535), or of float32 in [0, 1].
+        span: the range of floats and whole numbers of 32 bits, which state none themselves; see `grey_plane`.
 
     Raises:
         BadFile: the file cannot be read; no other exception, whatever the file holds.
         UsageError: `channels` is not 1 to 4, and the file is no PAM.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path  # one of a member is to stay one
     pam = pam_header(path)
     if pam is not None:
-        return _of_pam(path, pam, channels, background, max_pixels, cover)
+        return _picture(_of_pam(path, pam, channels, background, max_pixels, cover))
     check_channels(channels)
     with opened(path, max_pixels) as image:
         header = check_png(path) if image.format == "PNG" else b""
@@ -101,12 +123,19 @@ def read_image(
             if draft:
                 image.draft(None, size if turn >= 5 else size[::-1])  # (width, height); only a JPEG heeds it
         if header and is_deep(header) and is_srgb(image):
-            return _deep_colour(path, channels, background, turn, size)
+            return _picture(_deep_colour(path, channels, background, turn, size))
         image.load()
-        depth = _depth(image)
-        plane = _flat(image, channels, background) if depth is np.uint8 else _deep(path, image)
-        pixels = np.array(_placed(plane, turn, size))  # (h, w) or (h, w, c)
-    return pixels.reshape(*size, channels) if depth is np.uint8 else _with_channels(pixels, channels, depth)
+        require_unsigned(path, image)
+        depth = depth_of(image)
+        if depth is np.uint8:
+            pixels = np.array(_placed(_flat(image, channels, background), turn, size))  # (h, w) or (h, w, c)
+            return Picture(pixels.reshape(*size, channels))
+        plane, about = grey_plane(path, image, span)
+        return _picture(with_channels(np.array(_placed(plane, turn, size)), channels, depth), about)
+
+
+def _picture(pixels: np.ndarray, about: About | None = None) -> Picture:
+    return Picture(pixels, about or ({"bits": 16} if pixels.dtype == np.uint16 else {}))
 
 
 def pillow_array(image: Image.Image, channels: int, background: str = "#ffffff", *, exif: bool = True) -> np.ndarray:
@@ -139,13 +168,6 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     levels = tensor.detach().to("cpu", torch.float32).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     array = levels.permute(1, 2, 0).numpy()  # (h, w, c)
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
-
-
-def _depth(image: Image.Image) -> type[np.generic]:
-    """The type of the array that an image is returned as."""
-    if image.mode == "F":
-        return np.float32
-    return np.uint16 if image.mode == "I" or image.mode.startswith("I;") else np.uint8
 
 
 def _flat(image: Image.Image, channels: int, background: str) -> Image.Image:
@@ -225,23 +247,3 @@ def _composed(
         colour = colour / np.where(alpha > 0, alpha, 1)
     parts = [colour] * (3 if channels > colour.shape[2] + 1 else 1) + [alpha] * (channels in (2, 4))
     return np.rint(np.concatenate(parts, axis=2).clip(0, 1) * 65535).astype(np.uint16)
-
-
-def _deep(path: Path, image: Image.Image) -> Image.Image:
-    """A grey image of more than 8 bits in mode F, 0 to 1: it holds 16 bits exactly and takes every filter."""
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two mean 16 bits by it
-        raise BadFile(path, "holds whole numbers of unknown range; save it with 16 bits, unsigned")
-    tags = getattr(image, "tag_v2", {})
-    white = 1.0 if image.mode == "F" else 2.0 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
-    plane = np.asarray(image).astype(np.float32) / np.float32(white)  # (h, w)
-    if not (plane.min() >= 0 and plane.max() <= 1):  # false for NaN as well
-        raise BadFile(path, "holds numbers outside 0 to 1, whose range is not known")
-    return Image.fromarray(1 - plane if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else plane)
-
-
-def _with_channels(plane: np.ndarray, channels: int, depth: type[np.generic]) -> np.ndarray:
-    """(h, w) in 0 to 1 -> (h, w, channels) of type `depth`: grey repeated, alpha opaque."""
-    plane = plane.clip(0, 1)  # the filter overshoots at edges
-    bands = [plane] * (3 if channels > 2 else 1) + [np.ones_like(plane)] * (channels in (2, 4))
-    stacked = np.stack(bands, axis=2)
-    return stacked if depth is np.float32 else np.rint(stacked * 65535).astype(depth)

@@ -21,12 +21,11 @@ from flexvae_cli.engine.data.dataset import (
     EvaluationImages,
     MicroBatch,
     TrainingImages,
-    WholeImages,
     collate,
     micro_batch,
 )
-from flexvae_cli.engine.data.files import WholeFiles
 from flexvae_cli.engine.data.sampler import MicroBatches
+from flexvae_cli.engine.data.whole import WholeFiles, WholeImages
 from flexvae_cli.engine.data.workers import (
     POLL,
     Crew,

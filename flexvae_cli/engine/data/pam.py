@@ -77,7 +77,9 @@ def read_pam(path: Path, header: PamHeader) -> np.ndarray:
     count = header.height * header.width * header.depth
     if path.stat().st_size - header.start < count * dtype.itemsize:
         raise BadFile(path, "is truncated")
-    flat = np.fromfile(path, dtype, count, offset=header.start)
+    with path.open("rb") as file:
+        file.seek(header.start)
+        flat = np.frombuffer(file.read(count * dtype.itemsize), dtype)
     if int(flat.max()) > header.maxval:
         raise BadFile(path, f"is damaged (a number above its white, {header.maxval})")
     white = 255 if dtype.itemsize == 1 else 65535

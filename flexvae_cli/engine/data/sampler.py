@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import torch
@@ -16,7 +18,9 @@ class MicroBatches:
     """One process's micro-batches of the steps from `start_step` up to, not including, `max_steps`; a `batch_sampler`.
 
     Every epoch is a new permutation of the samples, cut into optimizer steps of `batch_size` samples. The last step of
-    an epoch is smaller where they do not divide; no sample is dropped or seen twice. A step is cut into at most
+    an epoch is smaller where they do not divide; no sample is dropped or seen twice. Where samples lie in buckets each
+    bucket is cut by itself, so that a step has samples of one bucket alone, and the steps of an epoch, of which the
+    last of every bucket may be smaller, come in a new order in every epoch. A step is cut into at most
     `accumulate` x `world` micro-batches whose sizes differ by at most one, and which are dealt out like cards: the k-th
     is micro-batch k // `world` of rank k % `world`. So they are the same for every such product, and where a step has
     fewer samples than there are processes the last ranks get none. Starting at step n yields exactly what starting at
@@ -31,6 +35,7 @@ class MicroBatches:
         max_steps: the step to stop before.
         rank: which process this is, from 0.
         world: how many processes share the work.
+        buckets: the bucket of each sample; empty where there is one.
     """
 
     count: int
@@ -41,6 +46,7 @@ class MicroBatches:
     max_steps: int
     rank: int = 0
     world: int = 1
+    buckets: tuple[int, ...] = ()
 
     def starting_at(self, step: int) -> MicroBatches:
         """The same, from another step on."""
@@ -53,13 +59,29 @@ class MicroBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch, the smaller last one included."""
-        return -(-self.count // self.batch_size)
+        """Optimizer steps in an epoch, the smaller ones included."""
+        return len(self._cuts)
 
     def step_samples(self, step: int) -> int:
         """The samples of a step, over all processes."""
-        position = step % self.steps_per_epoch
-        return min(self.batch_size, self.count - position * self.batch_size)
+        start, stop = self._cut(step)
+        return stop - start
+
+    @cached_property
+    def _cuts(self) -> list[tuple[int, int]]:
+        """Where the steps of an epoch start and stop in its order, in which the buckets follow one another."""
+        sizes = Counter(self.buckets) if self.buckets else {0: self.count}
+        cuts, begin = list[tuple[int, int]](), 0
+        for bucket in sorted(sizes):
+            end = begin + sizes[bucket]
+            cuts += [(first, min(first + self.batch_size, end)) for first in range(begin, end, self.batch_size)]
+            begin = end
+        return cuts
+
+    def _cut(self, step: int) -> tuple[int, int]:
+        """Where a step starts and stops in the order of its epoch."""
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        return self._cuts[_turns(self.seed, self.steps_per_epoch, epoch)[turn] if self.buckets else turn]
 
     def step_sizes(self, step: int) -> list[int]:
         """The sizes of this process's micro-batches of a step; those of all processes sum to `step_samples`."""
@@ -80,6 +102,15 @@ class MicroBatches:
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
                 order = torch.randperm(self.count, generator=generator(self.seed, "order", epoch)).tolist()
-            first = step % self.steps_per_epoch * self.batch_size
+                if self.buckets:
+                    order.sort(key=self.buckets.__getitem__)  # stable: each bucket stays a permutation
+            first, _ = self._cut(step)
             for start, stop in self._pieces(step):
                 yield [(epoch, index) for index in order[first + start : first + stop]]
+
+
+@lru_cache(maxsize=2)
+def _turns(seed: int, steps: int, epoch: int) -> list[int]:
+    """The order of the steps of an epoch."""
+    turns: list[int] = torch.randperm(steps, generator=generator(seed, "turns", epoch)).tolist()
+    return turns

@@ -6,17 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from flexvae_cli.assets import BUILTIN_SOURCES
 from flexvae_cli.engine.data.formats import SNIFFED, is_image, readable
+from flexvae_cli.engine.data.members import is_fault
 from flexvae_cli.engine.data.opening import BadFile, image_size
+from flexvae_cli.engine.data.shards import Finds, is_shard, members
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError, did_you_mean, listed
 from flexvae_cli.paths import shown
 
+Size = tuple[int, int]
 THREADS = 8  # that look at headers: mostly waiting for the disk
 
 
@@ -26,11 +28,13 @@ class Item:
 
     Attributes:
         name: the path below the source, with forward slashes; what identifies the image wherever the source lies.
-        path: where to read it.
+        path: where to read it; of one in a tar a `Member`.
+        label: its class, where a tar names one; else that is its top-level folder.
     """
 
     name: str
     path: Path
+    label: str | None = None
 
 
 def list_images(source: str, *, where: str = "data.source") -> list[Item]:
@@ -38,10 +42,11 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
 
     A folder is searched through and through. An image is what has an extension of an image, in any case, or what has
     another extension or none and begins like an image. Hidden files and folders and `__MACOSX` are passed over. Links
-    to folders are not followed, links to files only where they stay inside the folder.
+    to folders are not followed, links to files only where they stay inside the folder. Tars are folders of their
+    members, see `shards.members`.
 
     Args:
-        source: a folder, an image file, or `builtin:scenery` or `builtin:scenery/val`.
+        source: a folder, a tar, an image file, or `builtin:scenery` or `builtin:scenery/val`.
         where: what to call the source in an error.
 
     Raises:
@@ -49,34 +54,46 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
         DataError: there is no such path, a folder in it cannot be listed, or there are no images in it.
     """
     hint = f"formats that are read: {', '.join(readable())}, PAM"
-    items = list_files(source, _is_candidate, where=where)
+    items = list_files(source, _is_image, where=where)
     if not items:
         raise DataError(f"no images in {shown(Path(source))}", where=where, hint=hint)
     return items
 
 
-def list_files(source: str, wanted: Callable[[Path], bool], *, where: str = "data.source") -> list[Item]:
+def list_files(source: str, finds: Finds, *, where: str = "data.source") -> list[Item]:
     """The files of a source that are wanted; of a source that is a file this one, wanted or not. See `list_images`.
 
     Args:
-        source: a folder, a file, or a built-in set.
-        wanted: whether a file counts, by its path.
+        source: a folder, a tar, any other file, or a built-in set.
+        finds: whether a file counts.
         where: what to call the source in an error.
 
     Raises:
         UsageError: there is no such built-in set.
-        DataError: there is no such path, or a folder in it cannot be listed.
+        DataError: there is no such path, a folder in it cannot be listed, or it has files beside tars of such files.
     """
     root = _builtin(source, where) if source.startswith("builtin:") else Path(source)
-    if root.is_file():
-        return [Item(root.name, root)]
-    if not root.is_dir():
+    alone = root.is_file()
+    if not alone and not root.is_dir():
         kind = "neither a file nor a folder" if root.exists() else "no such folder"
         raise DataError(f"{kind}: {shown(root)}", where=where)
+    files: list[Item] = []
+    inside: list[Item] = []
     try:
-        return sorted(_walk(root, wanted), key=lambda item: os.fsencode(item.name))
+        for item in [Item(root.name, root)] if alone else _walk(root):
+            if _counts(item.path, finds):
+                files.append(item)
+            elif is_shard(item.name):
+                inside += [Item(each.name, each.path, each.label) for each in members(item.name, item.path, finds)]
+            elif alone:
+                files.append(item)
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {(error.strerror or '').lower()}", where=where) from error
+    first = next((item for item in inside if not is_fault(item.path)), None)
+    if files and first:
+        what = f"{shown(root)} has files beside tars of such files: {files[0].name} and {first.name}"
+        raise DataError(what, where=where, hint="give a folder of either, lest what was unpacked counts twice")
+    return sorted(files or inside, key=lambda item: os.fsencode(item.name))
 
 
 def split(items: Sequence[Item], fraction: float) -> tuple[list[Item], list[Item]]:
@@ -111,36 +128,27 @@ def split(items: Sequence[Item], fraction: float) -> tuple[list[Item], list[Item
     return [i for i in items if i.name not in held_out], [i for i in items if i.name in held_out]
 
 
-def usable(
-    items: Sequence[Item], *, min_height: int = 1, min_width: int = 1, max_pixels: int = 64_000_000, exif: bool = True
-) -> tuple[list[Item], list[BadFile]]:
-    """Look at the header of every image.
+def sizes_of(items: Sequence[Item], *, max_pixels: int, exif: bool) -> list[Size | BadFile]:
+    """The (height, width) of every image, upright, from its header, or why it cannot be used."""
 
-    Args:
-        items: the images of a source.
-        min_height: least height in pixels, once the image is upright.
-        min_width: least width in pixels.
-        max_pixels: most pixels.
-        exif: turn photographs upright.
+    def look(item: Item) -> Size | BadFile:
+        try:
+            return image_size(item.path, exif=exif, max_pixels=max_pixels)
+        except BadFile as bad:
+            return bad
 
-    Returns:
-        The images that can be used, and what is wrong with the others: too small, too large, not readable. A file
-        whose header is sound may still turn out to be damaged when it is decoded.
-    """
-    look = partial(_fault, least=(min_height, min_width), max_pixels=max_pixels, exif=exif)
     with ThreadPoolExecutor(THREADS) as pool:
-        faults = list(pool.map(look, items))
-    return [i for i, fault in zip(items, faults, strict=True) if fault is None], [f for f in faults if f is not None]
+        return list(pool.map(look, items))
 
 
-def _fault(item: Item, *, least: tuple[int, int], max_pixels: int, exif: bool) -> BadFile | None:
-    try:
-        height, width = image_size(item.path, exif=exif, max_pixels=max_pixels)
-    except BadFile as bad:
-        return bad
+def too_small(path: Path, size: Size | BadFile, least: Size) -> BadFile | None:
+    """What is wrong with an image of which at least (height, width) is wanted; None where nothing is."""
+    if isinstance(size, BadFile):
+        return size
+    height, width = size
     if height < least[0] or width < least[1]:
         reason = f"is too small: {height}x{width} pixels (height x width), wanted are {least[0]}x{least[1]} or more"
-        return BadFile(item.path, reason)
+        return BadFile(path, reason)
     return None
 
 
@@ -152,8 +160,8 @@ def _builtin(source: str, where: str) -> Path:
     return Path(str(resources.files("flexvae_cli"))) / "assets" / BUILTIN_SOURCES[source]
 
 
-def _walk(root: Path, wanted: Callable[[Path], bool]) -> Iterator[Item]:
-    """The files that are wanted below `root`, in no particular order."""
+def _walk(root: Path) -> Iterator[Item]:
+    """The files below `root`, in no particular order."""
     top = root.resolve()
     folders = [Item("", root)]
     while folders:
@@ -165,11 +173,11 @@ def _walk(root: Path, wanted: Callable[[Path], bool]) -> Iterator[Item]:
                 found = Item(f"{folder.name}/{entry.name}".lstrip("/"), Path(entry.path))
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(found)
-                elif _inside(entry, top) and wanted(found.path):
+                elif _stays(entry, top):
                     yield found
 
 
-def _inside(entry: os.DirEntry[str], top: Path) -> bool:
+def _stays(entry: os.DirEntry[str], top: Path) -> bool:
     """Whether an entry is a regular file, or a link to one inside `top`."""
     try:
         return entry.is_file() and (not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(top))
@@ -177,12 +185,19 @@ def _inside(entry: os.DirEntry[str], top: Path) -> bool:
         return False
 
 
-def _is_candidate(path: Path) -> bool:
-    """Whether a file counts as an image of a folder, to be read or to be reported."""
-    if is_image(path.name, b""):  # its name will do: it need not be opened
-        return True
+def _counts(path: Path, finds: Finds) -> bool:
+    return finds(path.name, lambda: head_of(path))
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file, which tell of which kind it is; none where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return is_image(path.name, file.read(SNIFFED))
+            return file.read(SNIFFED)
     except OSError:
-        return False
+        return b""
+
+
+def _is_image(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file counts as an image, to be read or to be reported; it is opened where its name does not tell."""
+    return is_image(name, b"") or is_image(name, head())

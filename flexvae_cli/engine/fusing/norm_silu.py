@@ -3,11 +3,13 @@
 Between the two stands y = a x + b, with a and b of each sample and channel. Plain layers keep x for the norm's backward
 pass and y for the SiLU's, under autocast both in fp32; this keeps x as it came in, and means and deviations of groups.
 The backward pass makes y again, and needs sums over positions and elementwise arithmetic alone, which do not mind how
-positions and channels lie in memory.
+positions and channels lie in memory. `norm_silu_triton.py` is the same for GPUs.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -70,10 +72,23 @@ def norm_silu(norm: nn.Module, x: Tensor, *, wide: bool = True, always: bool = F
 
 
 def group_norm_silu(x: Tensor, norm: nn.GroupNorm, *, wide: bool) -> Tensor:
-    """The function, in and out (b, c, *space) of the same type and layout."""
+    """The function, in and out (b, c, *space) of the same type and layout; on a GPU in Triton, where that is there."""
+    kernels = triton_kernels(x.device) if rules.on_gpu(x.device) else None
+    suits = kernels is not None and kernels.takes(x, norm.weight, norm.bias)
+    function = kernels.GroupNormSilu if kernels is not None and suits else _GroupNormSilu
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _GroupNormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, wide)
+        out: Tensor = function.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, wide)
     return out
+
+
+@cache
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """The module of the kernels for a GPU, where Triton is installed and can make some for it."""
+    try:
+        from flexvae_cli.engine.fusing import norm_silu_triton
+    except (ImportError, OSError):  # not there, or without a library that it wants
+        return None
+    return norm_silu_triton if norm_silu_triton.works(device) else None
 
 
 class _GroupNormSilu(torch.autograd.Function):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from flexvae_cli.api.trace import text
-from flexvae_cli.engine.data.dataset import Fault, center_crop
+from flexvae_cli.engine.data.dataset import Fault
+from flexvae_cli.engine.data.preparation import center_crop
 from flexvae_cli.engine.inference import read_samples
 from flexvae_cli.engine.kind import samples_in
 from flexvae_cli.engine.model import Model

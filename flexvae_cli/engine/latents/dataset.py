@@ -147,6 +147,23 @@ class LatentDataset(Dataset[LatentSample]):
             z = z + self.values.numbers(row, flip, STD) * noise
         return LatentSample(self._scaled(z)[0], image.label)
 
+    def shape_of(self, index: int) -> Shape:
+        """(c, *space) of a latent."""
+        return self._shape_of(self._images[index])
+
+    def moments(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """The mean (c, *space) of a latent, or what is stored of it, and its deviation where that is stored.
+
+        Raises:
+            ModelError: its file is missing, or not what the manifest says, or holds indices, which are no numbers.
+        """
+        image = self._images[index]
+        if self.values.width is not None:
+            raise ModelError("holds indices of a quantizer, which are no numbers", where=str(self.path))
+        row = {key: tensor[image.index : image.index + 1] for key, tensor in self._opened(image.file).items()}
+        mean = self._scaled(self.values.numbers(row))[0]
+        return mean, self._widened(self.values.numbers(row, part=STD))[0] if self._samples else None
+
     def raw(self, z: Tensor) -> Tensor:
         """What this data set gives, (b, c, *space), as the decoder takes it: a normalization is undone."""
         return z if self.scaling == "raw" or self.normalization is None else self.normalization.raw(z)
@@ -156,6 +173,13 @@ class LatentDataset(Dataset[LatentSample]):
         if self.normalization is None or is_normalized == (self.scaling == "normalized"):
             return stored
         return self.normalization.raw(stored) if is_normalized else self.normalization.normalized(stored)
+
+    def _widened(self, stored: Tensor) -> Tensor:
+        """Deviations on the scale of what this data set gives."""
+        is_normalized = self.values.normalization is not None
+        if self.normalization is None or is_normalized == (self.scaling == "normalized"):
+            return stored
+        return self.normalization.widened(stored) if is_normalized else self.normalization.narrowed(stored)
 
     def _normalization(self, statistics: dict[str, Any]) -> Normalization:
         channels = {shape[0] for shape in self.shapes}

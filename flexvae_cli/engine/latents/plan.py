@@ -8,6 +8,7 @@ is repeated gives the same bytes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from flexvae_cli.api.trace import text
 from flexvae_cli.engine.data.dataset import Fault
+from flexvae_cli.engine.data.members import is_fault
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import THREADS, Item
 
 if TYPE_CHECKING:
     from flexvae_cli.api import Shape
 
+NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # of a class, as tars name it
 ROOM = 1 << 28  # most bytes of latents that a unit holds in memory
 
 
@@ -59,15 +62,23 @@ class Unit:
         return f"{text(self.latent)}/{self.number}"
 
 
-def labels_of(names: Iterable[str]) -> list[str]:
-    """The top-level folders of a source, sorted bytewise; `""` stands for images that are in none."""
-    folders = {label_of(name) for name in names}
-    return sorted(folders, key=lambda name: name.encode("utf-8", "surrogateescape"))
+def labels_of(items: Iterable[Item]) -> list[str]:
+    """The classes of a source: sorted bytewise; where all are numbers that tars name, those from 0 to the highest.
+
+    `""` stands for images that are in no class.
+    """
+    items = [item for item in items if not is_fault(item.path)]
+    labels = {label_of(item) for item in items}
+    if labels and all(item.label is not None for item in items) and all(map(NUMBER.fullmatch, labels)):
+        return [str(number) for number in range(max(map(int, labels)) + 1)]
+    return sorted(labels, key=lambda name: name.encode("utf-8", "surrogateescape"))
 
 
-def label_of(name: str) -> str:
-    """The top-level folder of an image; `""` where it is in none."""
-    return name.partition("/")[0] if "/" in name else ""
+def label_of(item: Item) -> str:
+    """The class of an image: what its tar says, or its top-level folder; `""` where it has none."""
+    if item.label is not None:
+        return item.label
+    return item.name.partition("/")[0] if "/" in item.name else ""
 
 
 def measured(items: Sequence[Item], size_of: Callable[[Item], Shape]) -> tuple[list[Planned], list[Fault]]:
@@ -87,13 +98,11 @@ def measured(items: Sequence[Item], size_of: Callable[[Item], Shape]) -> tuple[l
         except BadFile as bad:
             return Fault(item.name, bad.reason)
 
-    number = {label: index for index, label in enumerate(labels_of(item.name for item in items))}
+    number = {label: index for index, label in enumerate(labels_of(items))}
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(zip(items, pool.map(look, items), strict=True))
     faults = [seen for _, seen in found if isinstance(seen, Fault)]
-    return [
-        Planned(item, seen, number[label_of(item.name)]) for item, seen in found if not isinstance(seen, Fault)
-    ], faults
+    return [Planned(item, seen, number[label_of(item)]) for item, seen in found if not isinstance(seen, Fault)], faults
 
 
 def units_of(images: Iterable[Planned], latent_of: Callable[[Shape], Shape], *, most: int, row: int) -> list[Unit]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from flexvae_cli.engine.data.dataset import WholeImages
-from flexvae_cli.engine.data.files import WholeFiles
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import Item
+from flexvae_cli.engine.data.whole import WholeFiles, WholeImages
 from flexvae_cli.engine.manifest import ImageSource
 from flexvae_cli.engine.reading import digest_of
 from flexvae_cli.errors import FlexVAEError
@@ -43,10 +42,8 @@ class SourceImages(WholeImages):
     def __getitem__(self, index: int) -> tuple[Read, np.ndarray | BadFile]:  # type: ignore[override]  # more than an item
         item = self.items[index]
         source = source_of(item.path)  # first: what is changed while it is read counts as changed the next time
-        pixels = super().__getitem__(index)[1]
-        if source is not None and isinstance(pixels, np.ndarray) and pixels.dtype == np.uint16:
-            source = source.model_copy(update={"about": {"bits": 16}})
-        return Read(item, source), pixels
+        (_, about), pixels = super().__getitem__(index)
+        return Read(item, source and source.model_copy(update={"about": about})), pixels
 
 
 class SourceFiles(WholeFiles):
@@ -73,15 +70,22 @@ def source_of(path: Path) -> ImageSource | None:
     return ImageSource(bytes=digest.bytes, mtime_ns=when, sha256=digest.sha256)
 
 
-def still_is(path: Path, source: ImageSource) -> ImageSource | None:
-    """What a file holds, where that is what it held; the content is looked at only where the time has changed."""
+def still_is(path: Path, source: ImageSource, since: int) -> ImageSource | None:
+    """What a file holds, where that is what it held.
+
+    Args:
+        path: the file.
+        source: what it held.
+        since: nanoseconds since 1970 when that was encoded. The content is looked at unless nothing was done to the
+            file since then: the time that a file carries is not enough, as archives and `cp -p` bring an old one.
+    """
     try:
         now = path.stat()
     except OSError:
         return None
     if now.st_size != source.bytes:
         return None
-    if now.st_mtime_ns == source.mtime_ns:
+    if now.st_mtime_ns == source.mtime_ns and now.st_ctime_ns < since:
         return source
     found = source_of(path)
     if found is None or found.sha256 != source.sha256:

@@ -49,12 +49,13 @@ class Stock:
         self.files = {file.path: file for record in records for file in record.files}
         self._moved: dict[str, str] = {}
         known = {image.name: image for record in records for image in record.images if image.file in self.files}
+        written = {file: (output / file).stat().st_mtime_ns for file in self.files}
 
         def look(planned: Planned) -> Place | None:
             there = known.get(planned.item.name)
             if there is None or there.source is None or tuple(there.size) != tuple(planned.size):
                 return None
-            now = still_is(planned.item.path, there.source)
+            now = still_is(planned.item.path, there.source, written[there.file])
             return None if now is None else Place(self.files[there.file], there, now)
 
         with ThreadPoolExecutor(THREADS) as pool:

@@ -210,7 +210,7 @@ class Encode:
             model=source_of_model(self.encoder.model),
             latents=latents_of(self.encoder).model_copy(update={"error": error_of(files)}),
             preprocessing=self.preprocessing,
-            labels=labels_of(item.name for item in self.items),
+            labels=labels_of(self.items),
             files=files,
             images=images,
             failures=[Failure(name=fault.name, reason=fault.reason) for fault in self.failed],

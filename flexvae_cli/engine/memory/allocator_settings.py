@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from flexvae_cli.errors import Problem, UsageError, listed
@@ -13,21 +13,61 @@ EXPANDABLE, SPLIT = "expandable_segments", "max_split_size_mb"
 LEAST_SPLIT = 20  # MiB; torch takes no less
 
 
+def prefer_expandable(environment: MutableMapping[str, str]) -> bool:
+    """Let segments grow, where the environment leaves all of it open; returns whether that was done.
+
+    torch reads the variables when it first takes memory of a GPU.
+
+    Raises:
+        UsageError: the environment has options that leak together.
+    """
+    if not any(environment.get(name) for name in VARIABLES):
+        environment[VARIABLES[0]] = f"{EXPANDABLE}:True"
+        return True
+    name, given = _given(environment)
+    if SPLIT in given and given.get(EXPANDABLE, "").lower() == "true":
+        raise UsageError(_leak(name))
+    return False
+
+
+def settings_of_training(environment: Mapping[str, str], *, keep: bool) -> dict[str, Any]:
+    """The fields `allocator` and `split` of a question, as training in this environment has them.
+
+    Args:
+        environment: of the process.
+        keep: whether freed memory is kept, see `device.keep_freed_memory`.
+
+    Raises:
+        UsageError: as for `allocator_settings`.
+    """
+    there = dict(environment)
+    if keep and there.get("FLEXVAE_ALLOCATOR") != "system":
+        prefer_expandable(there)
+    return allocator_settings(there)
+
+
+def _given(environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The variable that holds, and its options."""
+    name = next((name for name in VARIABLES if environment.get(name)), VARIABLES[0])
+    parts = (part.partition(":") for part in environment.get(name, "").split(",") if part.strip())
+    return name, {key.strip(): value.strip() for key, _, value in parts}
+
+
+def _leak(name: str) -> Problem:
+    what = f"{SPLIT} and {EXPANDABLE} together leak what they reserve"
+    return Problem(what, name, hint=f"leave {SPLIT} out: {EXPANDABLE} does what it is for")
+
+
 def allocator_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     """The fields `allocator` and `split` of a question.
 
     Raises:
         UsageError: an option has no such value, is not replayed, or leaks beside another one.
     """
-    name = next((name for name in VARIABLES if environment.get(name)), VARIABLES[0])
-    given = dict[str, str]()
-    problems: list[Problem] = []
-    for part in filter(None, (part.strip() for part in environment.get(name, "").split(","))):
-        key, _, value = (text.strip() for text in part.partition(":"))
-        given[key] = value
-        if key not in (EXPANDABLE, SPLIT):
-            known = listed([EXPANDABLE, SPLIT])
-            problems.append(Problem(f"'{key}' is not replayed", name, hint=f"predictions know {known}"))
+    name, given = _given(environment)
+    hint = f"predictions know {listed([EXPANDABLE, SPLIT])}"
+    unknown = (key for key in given if key not in (EXPANDABLE, SPLIT))
+    problems = [Problem(f"'{key}' is not replayed", name, hint=hint) for key in unknown]
     expandable = given.get(EXPANDABLE, "False")
     split = given.get(SPLIT)
     if expandable.lower() not in ("true", "false"):
@@ -35,8 +75,7 @@ def allocator_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     if split is not None and (not re.fullmatch("[0-9]{1,9}", split, re.ASCII) or int(split) <= LEAST_SPLIT):
         problems.append(Problem(f"{SPLIT} wants MiB, more than {LEAST_SPLIT}, not '{split}'", name))
     if split is not None and expandable.lower() == "true":
-        what = f"{SPLIT} and {EXPANDABLE} together leak what they reserve"
-        problems.append(Problem(what, name, hint=f"leave {SPLIT} out: {EXPANDABLE} does what it is for"))
+        problems.append(_leak(name))
     if problems:
         raise UsageError(*problems)
     return {

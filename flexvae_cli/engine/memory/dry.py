@@ -84,7 +84,6 @@ def dry_step(plan: Plan, batch: int, ways: Ways = Ways(), device: str = "meta") 
         world = Pretended(ways.processes, torch.device(device)) if ways.processes > 1 else None
         learner = Learner(plan, vae, max_steps=hard.step + 3, world=world)
         tracker = Tracker(device, ways.extras if ways.cuda else copies)
-        tracker.apart = _apart(vae)
         with tracker:
             shape = (plan.settings.train.accumulate, batch, *hard.shape)
             follow(tracker, learner)
@@ -96,6 +95,7 @@ def dry_step(plan: Plan, batch: int, ways: Ways = Ways(), device: str = "meta") 
                     learner.step(step, x[:2])
                 tracker.stage = "build"
             _hold_states(tracker, learner)
+        _note_apart(tracker, vae)
     return tracker
 
 
@@ -103,9 +103,11 @@ def _standing_in(device: str) -> AbstractContextManager[None]:
     return standing_in() if device == "meta" else nullcontext()
 
 
-def _apart(vae: VAE) -> tuple[str, ...]:
-    """The layers that were measured apart."""
-    return tuple(m.stands_for for m in vae.modules() if isinstance(m, StandIn))
+def _note_apart(tracker: Tracker, vae: VAE) -> None:
+    """Let a tracker know which layers were looked at apart, and which of them computed."""
+    found = [m for m in vae.modules() if isinstance(m, StandIn)]
+    tracker.apart = tuple(m.stands_for for m in found)
+    tracker.computed = tuple(m.stands_for for m in found if m.computed)
 
 
 @contextmanager
@@ -185,7 +187,8 @@ def dry_pass(plan: Plan, mode: Mode, batch: int, ways: Ways = Ways()) -> Tracker
     with on_meta(CudaSemantics(ways.flash) if ways.cuda else None), standing_in():
         vae = build_vae(plan.net, logits=plan.output == "logits", device="meta").eval()
         precision = Precision(plan.settings.train.precision, torch.device("meta"))
-        _put_to_use(vae, precision, cuda=ways.cuda)
+        fuse = wanted_here("auto")
+        in_use(vae, "off" if ways.cuda and fuse == "auto" else fuse, precision.dtype)  # as `auto` is there, see `rules`
         model = Model(vae, plan.net, {}, Path(), "")
         acts: dict[str, Callable[[Any], Any]] = {
             "infer": model.forward,
@@ -193,7 +196,6 @@ def dry_pass(plan: Plan, mode: Mode, batch: int, ways: Ways = Ways()) -> Tracker
             "decode": model.decode,
         }
         tracker = Tracker(extras=ways.extras if ways.cuda else copies)
-        tracker.apart = _apart(vae)
         with torch.inference_mode(), precision.autocast() if precision.dtype else nullcontext(), tracker:
             tracker.hold(_tensors(vae), "parameters")
             follow_layers(tracker, entries_of(vae))
@@ -203,16 +205,8 @@ def dry_pass(plan: Plan, mode: Mode, batch: int, ways: Ways = Ways()) -> Tracker
             tracker.stage = "forward"
             with _told(tracker):
                 acts[mode](x)
+        _note_apart(tracker, vae)
     return tracker
-
-
-def _put_to_use(vae: VAE, precision: Precision, *, cuda: bool) -> None:
-    """The form that a trained net is used in. Tensors without memory stand for a CPU's in `rules`: on CUDA nothing is
-    fused unless it is asked for, and the layout is contiguous in fp32."""
-    wanted = wanted_here("auto")
-    in_use(vae, "off" if cuda and wanted == "auto" else wanted, precision.dtype)
-    if cuda and precision.dtype is None:
-        vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def by_category(blocks: Iterable[Any]) -> dict[str, int]:

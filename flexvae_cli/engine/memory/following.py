@@ -13,6 +13,7 @@ from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine import rules
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.memory.child import Trial
+from flexvae_cli.engine.memory.cudnn import cudnn_for
 from flexvae_cli.engine.memory.devices import Gpu
 from flexvae_cli.engine.memory.dry import Ways, by_category, dry_pass, dry_step
 from flexvae_cli.engine.memory.forecast import MARGINS, Question
@@ -39,6 +40,9 @@ class Followed:
         self.notes: list[str] = []
         settings = Settings.model_validate(question.document)
         self.plan = make_plan(Config(settings, Path(question.config), question.document))
+        self.tf32 = settings.train.precision == "tf32"
+        self.cudnn = cudnn_for(question.gpu.name)
+        self.ruled = self.cudnn is None
         self.plan = replace(self.plan, settings=self._settled(settings, question.gpu))
         self.precision = self.plan.settings.train.precision
         self.evaluations = 0
@@ -58,7 +62,16 @@ class Followed:
     @property
     def grade(self) -> str:
         """How the numbers are obtained, by the batch that is asked for."""
-        return "E" if self.at(self.question.batch).apart else "C"
+        tracker = self.at(self.question.batch)
+        if tracker.computed:
+            return "E"
+        return "D" if tracker.apart else "C" if self.ruled else "B"
+
+    @property
+    def workspaces(self) -> str:
+        """Where the workspaces come from: cuDNN and its version, or the rule."""
+        self.at(self.question.batch)
+        return "rule" if self.cudnn is None or self.ruled else f"cuDNN {self.cudnn.version}"
 
     @property
     def margin(self) -> float:
@@ -75,13 +88,13 @@ class Followed:
         if precision == "auto":
             precision = "bf16" if gpu.bf16 and self.question.mode == "train" else "fp32"
         if precision == "tf32":
-            self.notes.append("tf32 takes the memory of fp32")
+            self.notes.append("tf32 keeps what fp32 keeps; its workspaces are its own")
             precision = "fp32"
         changes["precision"] = precision
         if train.layout == "auto" and precision in HALF and self.of_images:
             changes["layout"] = "channels-last"
         if train.fuse == "auto":
-            changes["fuse"] = "off"  # as `auto` is on a GPU, see `rules`
+            changes["fuse"] = "off"  # as `auto` is on a GPU, see `rules`; layers are then told of one by one
         if train.compile and self.question.mode == "train":
             changes["compile"] = False
             self.notes.append("train.compile is left out; compiled nets keep less")
@@ -93,13 +106,17 @@ class Followed:
         self.evaluations += 1
         gpu = self.question.gpu
         flash, several = gpu.capability >= (8, 0), self.question.processes
-        ways = Ways(cuda=True, flash=flash, extras=Libraries(gpu), processes=several)
+        libraries = Libraries(gpu, self.cudnn, tf32=self.tf32)
+        ways = Ways(cuda=True, flash=flash, extras=libraries, processes=several)
         if self.question.mode == "train":
             tracker = dry_step(self.plan, batch, ways)
         else:
             tracker = dry_pass(self.plan, self.question.mode, batch, ways)
+        self.ruled |= libraries.ruled
         if self.evaluations == 1:
-            self.notes += [f"{layer} cannot run without memory; it was measured apart" for layer in tracker.apart]
+            for layer in tracker.apart:
+                how = "measured apart" if layer in tracker.computed else "followed apart, as on a CPU"
+                self.notes.append(f"{layer} cannot run on torch's meta device; it was {how}")
         return tracker
 
     def parts(self, batch: int) -> dict[str, int]:

@@ -11,8 +11,9 @@ from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
 PROGRAM = "flexvae_cli.engine.memory.forecaster"
 TIME_LIMIT = 1800.0  # seconds
-MARGINS = {"C": 0.06, "E": 0.08}
-"""Of what is predicted, by its grade: workspaces are by rule, or layers were measured apart as well."""
+MARGINS = {"B": 0.05, "C": 0.06, "D": 0.07, "E": 0.08}
+"""Of what is predicted, by its grade: workspaces are cuDNN's own answers, or by rule; layers were followed apart, as on
+a CPU, or measured apart."""
 Mode = Literal["train", "infer", "encode", "decode"]
 Allocator = Literal["default", "expandable"]
 
@@ -96,6 +97,7 @@ class Forecast:
         evaluations: batches that were followed.
         notes: what the prediction leaves out.
         grade: how the number was obtained, a key of `MARGINS`.
+        workspaces: where those of convolutions come from: `rule`, or cuDNN and its version.
         changes: what would help, where that was asked for.
         recomputed: the entries that were chosen to be recomputed; None where nothing was to be chosen.
         input, too_large_input: the largest input at `batch`, and the next one; empty where that was not asked for, or
@@ -120,6 +122,7 @@ class Forecast:
     evaluations: int
     notes: tuple[str, ...]
     grade: str = "C"
+    workspaces: str = "rule"
     changes: tuple[Change, ...] = ()
     recomputed: tuple[str, ...] | None = None
     input: str = ""

@@ -56,6 +56,7 @@ def predict(question: Question) -> Forecast:
         evaluations=followed.evaluations,
         notes=tuple(followed.notes),
         grade=followed.grade,
+        workspaces=followed.workspaces,
         changes=tuple(helpful(followed)) if question.what_if else (),
         recomputed=chosen,
         input=largest_one,

@@ -1,7 +1,13 @@
-"""Layers that cannot run without memory (`meta=False`): measured apart, and stood in for by what holds as much."""
+"""Layers that cannot run on torch's meta device (`meta=False`): seen apart, and stood in for by what holds as much.
+
+First on fake tensors, which say that they are a CPU's and have no memory either: they take what mixes in numbers of its
+own, and the batch itself is looked at. A layer that looks at its numbers cannot run on these either. It takes a few
+small passes for real, and what it needs is drawn out from them on a straight line.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +18,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from flexvae_cli.api import LayerSpec
 from flexvae_cli.codes import Bound
@@ -51,11 +59,16 @@ class StandIn(nn.Module):
     def __init__(self, module: nn.Module, name: str, where: str) -> None:
         super().__init__()
         self.stands_for = f"{where} {name}"
+        self.computed = False  # whether it took real passes to know
         _own(self, module, {})
-        self._needs = lru_cache(None)(lambda shape: needs_of(module, shape, name, where))
+        self._faked = lru_cache(None)(lambda shape, batch: on_fakes(module, shape, batch))
+        self._real = lru_cache(None)(lambda shape: needs_of(module, shape, name, where))
 
     def forward(self, x: Tensor) -> Tensor:
-        needs = self._needs(tuple(x.shape[1:]))(len(x))
+        shape = tuple(x.shape[1:])
+        needs = self._faked(shape, len(x))
+        if needs is None:
+            self.computed, needs = True, self._real(shape)(len(x))
         out: Tensor = _Stand.apply(x, needs, *self.parameters())  # type: ignore[no-untyped-call]
         return out
 
@@ -110,6 +123,19 @@ def standing_in() -> Iterator[None]:
         yield
 
 
+def on_fakes(module: nn.Module, shape: tuple[int, ...], batch: int) -> Needs | None:
+    """What a layer takes at a batch, on tensors that have no memory; None where it cannot run on them."""
+    fakes = FakeTensorMode()
+    try:
+        with _disable_current_modes():
+            with FakeCopyMode(fakes):
+                module = copy.deepcopy(module)
+            with fakes:
+                return measured(module, shape, batch)
+    except Exception:  # a stranger's forward; real passes tell what is wrong
+        return None
+
+
 def needs_of(module: nn.Module, shape: tuple[int, ...], name: str, where: str) -> Callable[[int], Needs]:
     """What a layer needs at any batch, from real passes at a few small ones.
 
@@ -134,7 +160,7 @@ def needs_of(module: nn.Module, shape: tuple[int, ...], name: str, where: str) -
 
 
 def measured(module: nn.Module, shape: tuple[int, ...], batch: int) -> Needs:
-    """What a real pass forward and backward takes on the CPU."""
+    """What a pass forward and backward takes on the CPU."""
     module.zero_grad(set_to_none=True)
     x = torch.zeros(batch, *shape, requires_grad=True)
     gradients = x.nbytes + sum(p.nbytes for p in module.parameters() if p.requires_grad)

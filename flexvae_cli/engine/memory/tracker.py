@@ -84,7 +84,8 @@ class Tracker(TorchDispatchMode):
         peak: when most bytes were held.
         stage: what is going on; backward passes are recognised.
         layers: the entries that are being run, the innermost last.
-        apart: layers that were measured apart, and stood in for.
+        apart: layers that were looked at apart, and stood in for.
+        computed: those of them that took real passes.
     """
 
     def __init__(self, device: str = "meta", extras: Extras | None = None) -> None:
@@ -96,6 +97,7 @@ class Tracker(TorchDispatchMode):
         self.stage: Stage = "build"
         self.layers: list[str] = []
         self.apart: tuple[str, ...] = ()
+        self.computed: tuple[str, ...] = ()
         self.live: dict[int, int] = {}  # storage -> index of its block
         self.held = 0  # bytes
         self._before: Stage = "build"

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from flexvae_cli.config import Config
 from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
-from flexvae_cli.engine.device import choose_device, is_out_of_memory, keep_freed_memory
+from flexvae_cli.engine.device import choose_device, is_out_of_memory, settle
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.memory.machine import available_memory, prefer_as_victim, process_memory, watched
 from flexvae_cli.engine.memory.phases import hardest
@@ -89,7 +89,7 @@ def measure(request: dict[str, Any], facts: TextIO) -> None:
 
 def _measure_cpu(plan: Plan, request: dict[str, Any], facts: TextIO) -> None:
     prefer_as_victim()
-    keep_freed_memory(plan.settings.train.allocator)
+    settle(plan.settings.train.allocator)
     available = available_memory() + process_memory("RssAnon")
     tell(facts, device="cpu", available=available)
     with watched(request["limit"] or available, lambda: _give_up(facts)):
@@ -101,6 +101,7 @@ def _measure_cpu(plan: Plan, request: dict[str, Any], facts: TextIO) -> None:
 
 
 def _measure_cuda(plan: Plan, request: dict[str, Any], device: torch.device, facts: TextIO) -> None:
+    settle(plan.settings.train.allocator)
     free, total = torch.cuda.mem_get_info(device)
     tell(facts, device=str(device), available=free)
     if request["limit"]:

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
+from flexvae_cli.engine.data.members import on_disk
 from flexvae_cli.engine.data.readers.span import Span, typed
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
@@ -43,9 +44,11 @@ class Arrays(Reader):
         with _opened(path, like, self.key) as (file, size, key):
             shape, dtype = _described(path, file, size)
             self._planes(path, shape, like)
-            file.seek(0)
-            mapped = key is None
-            data = np.load(path, mmap_mode="r") if mapped else npy.read_array(file, allow_pickle=False)
+            if key is None:
+                data = _mapped(path, file, shape, dtype)
+            else:
+                file.seek(0)
+                data = npy.read_array(file, allow_pickle=False)
             about: dict[str, Any] = {"dtype": dtype.str, "axes": len(shape), "fortran": bool(np.isfortran(data))}
             about |= {} if key is None else {"key": key}
             if len(shape) < len(like):
@@ -144,6 +147,14 @@ def _chosen(path: Path, archive: zipfile.ZipFile, like: Shape, key: str | None) 
     if len(found) > 1:
         raise BadFile(path, f"holds several arrays ({', '.join(sorted(found))}): set data.key")
     return next(iter(found.values()))
+
+
+def _mapped(path: Path, file: IO[bytes], shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """The numbers of an .npy of which the header was read just now, as they lie on disk, be it in a tar."""
+    (whole, start), numbers = on_disk(path), file.tell()
+    file.seek(0)
+    header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    return np.memmap(whole, dtype, "r", start + numbers, shape, "F" if header(file)[1] else "C")
 
 
 def _described(path: Path, file: IO[bytes], size: int, *, numbers: bool = True) -> tuple[Shape, np.dtype]:

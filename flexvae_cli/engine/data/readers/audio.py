@@ -14,10 +14,12 @@ import numpy as np
 
 from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
+from flexvae_cli.engine.data.members import handed
 from flexvae_cli.engine.data.readers.span import require_finite
 from flexvae_cli.errors import UsageError
 
 KINDS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG"}
+HEADS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"ID3", b"OggS")  # of these kinds; libsndfile would try twenty others
 MOST_PAGE = 27 + 255 + 255 * 255  # bytes of a page of OGG
 MOST_RATE = 10_000_000  # of what is written: beyond what any converter takes
 RATE = 44_100  # of what is written where neither a file nor the config says
@@ -142,7 +144,10 @@ def _opened(path: Path) -> Iterator[Any]:
             raise BadFile(path, "is not a regular file")
         if not path.stat().st_size:
             raise BadFile(path, "is empty")
-        with _soundfile().SoundFile(path) as file:
+        with path.open("rb") as raw:
+            if not raw.read(4).startswith(HEADS):
+                raise BadFile(path, "is no sound that can be read (neither WAV nor FLAC nor OGG)")
+        with handed(path) as given, _soundfile().SoundFile(given) as file:
             _require_there(path, file)
             yield file
     except (BadFile, UsageError):

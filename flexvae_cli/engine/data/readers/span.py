@@ -11,6 +11,7 @@ import numpy as np
 from flexvae_cli.api.readers import BadFile
 
 PIECE = 1 << 22  # numbers looked at together
+HOW_TO_STATE = "name data.reader, and set data.low and data.high, or data.range = 'file'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Span:
         if given and self.kind == "file":
             raise ValueError("range is 'file', and low and high say otherwise; leave one out")
 
+    @property
+    def stated(self) -> bool:
+        """Whether anything is said, so that a type need not be asked."""
+        return self.kind == "file" or self.low is not None
+
     def of(self, path: Path, data: np.ndarray) -> tuple[float, float]:
         """The ends for the numbers of a file.
 
@@ -55,9 +61,11 @@ class Span:
             return -1.0, 1.0
         raise BadFile(
             path,
-            f"holds {data.dtype.name} from {low:g} to {high:g}, whose range is not known: "
-            "set data.low and data.high, or data.range = 'file'",
+            f"holds {data.dtype.name} from {low:g} to {high:g}, whose range is not known: {HOW_TO_STATE}",
         )
+
+
+UNSTATED = Span()
 
 
 def extremes(path: Path, data: np.ndarray) -> tuple[float, float]:

@@ -12,18 +12,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
+from flexvae_cli.engine.data.members import handed
 from flexvae_cli.engine.data.readers.span import Span, typed
+from flexvae_cli.engine.data.tiff_pages import require_pages
 from flexvae_cli.errors import UsageError
 
 NIFTI, TIFF = (".nii.gz", ".nii"), (".tiff", ".tif")
 HEADER_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
 MOST_OF_NIFTI_1 = 32_767  # positions of an axis
+MOST_RATIO = 1100  # deflate makes nothing smaller than that
 _alone = threading.Lock()  # the filters of warnings are the process's, and headers are looked at in threads
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 
@@ -42,9 +45,10 @@ class Volumes(Reader):
         with _bad_is_bad(path):
             if _is_tiff(path):
                 _require_one(path, like)
-                with _package("tifffile").TiffFile(path) as file:
-                    return Header((1, *_stack(path, file.series[0].shape)))
-            return Header(self._planes(path, _nifti(path).shape, like))
+                with handed(path) as given, _package("tifffile").TiffFile(given) as file:
+                    return Header((1, *_series(path, file).shape))
+            with _nifti(path) as image:
+                return Header(self._planes(path, image.shape, like))
 
     def read(self, path: Path, like: Shape) -> Reading:
         with _bad_is_bad(path):
@@ -97,12 +101,12 @@ class Volumes(Reader):
 
     def _image(self, path: Path, like: Shape) -> tuple[np.ndarray, dict[str, Any]]:
         """A NIfTI (i, j, k, c), its slope and intercept applied."""
-        image = _nifti(path)
-        self._planes(path, image.shape, like)
-        header, proxy = image.header, image.dataobj
-        scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
-        data = np.asanyarray(proxy if scaled else proxy.get_unscaled())
-        data = data.astype(np.float32) if scaled else np.array(data)
+        with _nifti(path) as image:
+            self._planes(path, image.shape, like)
+            header, proxy = image.header, image.dataobj
+            scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
+            data = np.asanyarray(proxy if scaled else proxy.get_unscaled())
+            data = data.astype(np.float32) if scaled else np.array(data)
         if data.ndim == 4 and self.volume is not None:
             data = data[..., self.volume]
         about = {
@@ -119,10 +123,9 @@ class Volumes(Reader):
     def _tiff(self, path: Path, like: Shape) -> tuple[np.ndarray, dict[str, Any]]:
         """A stack (page, row, column, 1)."""
         _require_one(path, like)
-        with _package("tifffile").TiffFile(path) as file:
-            series = file.series[0]
-            _stack(path, series.shape)
-            data, page = series.asarray(), file.pages[0]
+        with handed(path) as given, _package("tifffile").TiffFile(given) as file:
+            data, page = _series(path, file).asarray(), file.pages[0]
+            _require_stack(path, data.shape)  # damaged tags may make it another one
             resolution = getattr(page, "resolution", None)
         about: dict[str, Any] = {"dtype": data.dtype.newbyteorder("=").str}
         if resolution is not None and np.isfinite(resolution).all():
@@ -137,26 +140,64 @@ def _is_tiff(path: Path) -> bool:
 def _require_one(path: Path, like: Shape) -> None:
     if like[0] != 1:
         raise BadFile(path, f"is a stack of one channel; wanted are {like[0]}")
+    require_pages(path)
 
 
-def _stack(path: Path, shape: Shape) -> Shape:
+def _series(path: Path, file: Any) -> Any:
+    """The stack of a TIFF whose pages have been looked at, and can be true."""
+    series = file.series[0]
+    _require_stack(path, series.shape)
+    _require_room(path, math.prod(series.shape) * series.dtype.itemsize, packed=series.keyframe.compression != 1)
+    return series
+
+
+def _require_stack(path: Path, shape: Shape) -> None:
     if len(shape) != 3 or 0 in shape:
         raise BadFile(path, f"is no stack of grey pages: its shape is {'x'.join(map(str, shape))}")
-    return tuple(shape)
 
 
-def _nifti(path: Path) -> Any:
-    """A NIfTI whose header has been read, and can be true."""
-    image = _package("nibabel").load(path)
+def _require_room(path: Path, needed: int, *, packed: bool) -> None:
+    """Refuse a file that claims more bytes of voxels than it can hold."""
+    there = path.stat().st_size
+    if needed > there * (MOST_RATIO if packed else 1):
+        raise BadFile(path, f"is truncated: {needed:,} bytes of voxels are claimed, the file has {there:,}")
+
+
+@contextmanager
+def _nifti(path: Path) -> Iterator[Any]:
+    """A NIfTI whose header has been read, and can be true; its numbers are read as long as it is open."""
+    with handed(path) as given:
+        image = _package("nibabel").load(path) if isinstance(given, Path) else _streamed(given, path)
+        _require_true(path, image)
+        yield image
+
+
+def _streamed(file: IO[bytes], path: Path) -> Any:
+    """The NIfTI in a file that is open, by what its header says is its size."""
+    kinds = {348: _package("nibabel").Nifti1Image, 540: _package("nibabel").Nifti2Image}
+    stream: Any = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
+    head = stream.read(4)
+    stream.seek(0)
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        kind = kinds.get(int.from_bytes(head, order))
+        if kind is not None:
+            return kind.from_stream(stream)
+    raise BadFile(path, "is not a NIfTI")
+
+
+def _require_true(path: Path, image: Any) -> None:
+    """Refuse a NIfTI that claims what cannot be.
+
+    Raises:
+        BadFile: says what.
+    """
     if type(image).__name__ not in ("Nifti1Image", "Nifti2Image"):
         raise BadFile(path, f"is {type(image).__name__}, not a NIfTI")
     if not np.isfinite(image.affine).all():
         raise BadFile(path, "has an affine that is not finite")
-    needed, there = math.prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
-    packed = path.name.lower().endswith(".gz")
-    if needed > there * (1100 if packed else 1):  # deflate makes nothing smaller than that
-        raise BadFile(path, f"is truncated: {needed:,} bytes of voxels are claimed, the file has {there:,}")
-    return image
+    needed = math.prod(image.shape) * image.get_data_dtype().itemsize
+    _require_room(path, needed, packed=path.name.lower().endswith(".gz"))
 
 
 def _package(name: str) -> Any:
