@@ -79,9 +79,9 @@ def work(case: Case) -> Work:
 
 def _convolutions(case: Case) -> Work:
     """What the machine reaches where nothing else is done: three sizes of such nets, 58 GFLOP."""
-    from flexvae_cli.engine.device import keep_freed_memory
+    from flexvae_cli.engine.device import settle
 
-    keep_freed_memory("keep")
+    settle()
     pairs = []
     for channels, side in ((128, 256), (256, 128), (512, 64)):
         layer = nn.Conv2d(channels, channels, 3, padding=1).to(case.device)
@@ -155,11 +155,11 @@ def plan_of(case: Case, folder: Path) -> Any:
 
 def _flexvae(case: Case) -> Work:
     from flexvae_cli.engine.build import build_vae
-    from flexvae_cli.engine.device import keep_freed_memory
+    from flexvae_cli.engine.device import settle
     from flexvae_cli.engine.learner import Learner
     from flexvae_cli.engine.model import in_use
 
-    keep_freed_memory("system" if case.fuse == "off" else "keep")
+    settle("system" if case.fuse == "off" else "keep")
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_of(case, Path(folder))
     vae = build_vae(plan.net).to(case.device)

@@ -30,7 +30,7 @@ def decode(side: int, memory: int, output: Path) -> dict[str, float]:
     import torch
 
     from flexvae_cli.engine.build import build_vae, meta_step
-    from flexvae_cli.engine.device import keep_freed_memory
+    from flexvae_cli.engine.device import settle
     from flexvae_cli.engine.exact.model import ExactModel
     from flexvae_cli.engine.memory.machine import process_memory
     from flexvae_cli.engine.model import Model, in_use
@@ -38,7 +38,7 @@ def decode(side: int, memory: int, output: Path) -> dict[str, float]:
     from flexvae_cli.plugins import installed
     from flexvae_cli.structure import read_structure
 
-    keep_freed_memory()
+    settle()
     registry = installed().registry
     encoder, decoder = (read_structure(ROOT / f"configs/structures/{n}.json", registry) for n in ("encoder", "decoder"))
     net = make_net(encoder, "KL", decoder, (3, 256, 256), registry, meta_step)

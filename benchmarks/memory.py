@@ -10,6 +10,7 @@ other work on the machine makes no difference but to the time that it takes.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -203,12 +204,14 @@ def told_of(residents: dict[bool, list[float]]) -> str:
 
 
 def predicted_on(gpu: Any, cell: Cell) -> dict[str, int]:
-    """Bytes requested, allocated and reserved."""
+    """Bytes requested, allocated and reserved, with the allocator that training has."""
+    from flexvae_cli.engine.memory.allocator_settings import settings_of_training
     from flexvae_cli.engine.memory.following import Followed
     from flexvae_cli.engine.memory.forecast import Question
 
     config = cell.loaded()
-    followed = Followed(Question(config.document, str(config.path), gpu, cell.batch, gpu.total))
+    allocator = settings_of_training(os.environ, keep=config.settings.train.allocator == "keep")
+    followed = Followed(Question(config.document, str(config.path), gpu, cell.batch, gpu.total, **allocator))
     whole = followed.replayed(cell.batch)
     return {
         "requested": followed.at(cell.batch).peak.bytes,
@@ -225,16 +228,18 @@ def measured_on_cuda(cell: Cell) -> dict[str, int]:
 
 
 def take_steps(cell: Cell) -> None:
-    """What `--cell` does: two real steps on the first GPU, and what its allocator counted."""
+    """What `--cell` does: two real steps on the first GPU, as `flexvae train` takes them, and what was counted."""
     import io
 
     import torch
 
+    from flexvae_cli.engine.device import settle
     from flexvae_cli.engine.memory.trial import Workload
     from flexvae_cli.plan import make_plan
 
-    device = torch.device("cuda", 0)
-    Workload(make_plan(cell.loaded()), cell.batch, device, io.StringIO()).two_steps(io.StringIO())
+    plan, device = make_plan(cell.loaded()), torch.device("cuda", 0)
+    settle(plan.settings.train.allocator)  # before the GPU's first use
+    Workload(plan, cell.batch, device, io.StringIO()).two_steps(io.StringIO())
     torch.cuda.synchronize(device)
     stats = torch.cuda.memory_stats(device)
     keys = {"requested": "requested_bytes", "allocated": "allocated_bytes", "reserved": "reserved_bytes"}

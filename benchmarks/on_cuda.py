@@ -128,8 +128,13 @@ def norms(batch: int, memory: float, rounds: int) -> str:
                 ways[name] = lambda x=x, function=function, fixed=fixed: function.apply(x, *fixed)
             for backward in (False, True):
 
-                def act(way: Callable[[], torch.Tensor], back: bool = backward, to: torch.Tensor = toward) -> None:
-                    way().backward(to) if back else way()
+                def act(
+                    way: Callable[[], torch.Tensor],
+                    back: bool = backward,
+                    to: torch.Tensor = toward,
+                    of: tuple[torch.Tensor, ...] = (x, *norm.parameters()),
+                ) -> None:
+                    torch.autograd.grad(way(), of, to) if back else way()
 
                 times = [statistics.median(seconds(lambda way=way: act(way), rounds)) for way in ways.values()]
                 share = (8 if backward else 3) * x.numel() * x.element_size() / times[-1] / memory

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from flexvae_cli.engine.memory.allocator_settings import VARIABLES
+
 ROOT = Path(__file__).parents[1]
 SHOWN = re.compile(r"^    \$ (flexvae .*)\n((?:(?:    .*)?\n)*)", re.M)
 LEFT_OUT = "..."
@@ -34,11 +36,10 @@ def blocks(text: str) -> list[Block]:
 
 
 def printed(command: str) -> list[str]:
-    """What a command prints to a screen that is wide enough."""
+    """What a command prints to a screen that is wide enough, whatever the environment says of FlexVAE and torch."""
     words = [sys.executable, "-m", "flexvae_cli", *shlex.split(command)[1:]]
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "COLUMNS": "120"}
-    )
+    known = {k: v for k, v in os.environ.items() if k not in VARIABLES and not k.startswith("FLEXVAE_")}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env={**known, "COLUMNS": "120"})
     return [line.rstrip() for line in done.stdout.rstrip().split("\n")]
 
 

@@ -39,6 +39,7 @@ CASES = {
     "arrays": Case(corpus.arrays, "1x16", 'reader = "arrays"\n'),
 }
 USES = ("infer", "encode")
+ALL_BAD = ("--workers", 0, "--max-bad", 1)
 PASSED_OVER = {"Thumbs.db", "notes.txt", "pipe.png", "nowhere.png"}
 
 
@@ -50,18 +51,18 @@ def config(folder: Path, case: Case, steps: int) -> Path:
     (folder / "d.json").write_text(json.dumps([f"{c}_2_8_1", "SiLU", "UpS_4", f"{c}_8_{channels}_1"]))
     (folder / "flexvae.toml").write_text(
         '[model]\nencoder = "e.json"\ndecoder = "d.json"\n'
-        f'[data]\nsource = "in"\ninput = "{case.shape}"\nvalidation = 0\nworkers = 0\n{case.more}'
+        f'[data]\nsource = "in"\ninput = "{case.shape}"\nvalidation = 0\nworkers = 0\nmax_bad = 1\n{case.more}'
         f'[train]\nrun_dir = "run"\nmax_steps = {steps}\nbatch_size = 1\nlog_every = 100\npreview_every = 1000\n'
         'checkpoint_every = 1000\ndevice = "cpu"\n'
     )
     return folder / "flexvae.toml"
 
 
-def require_named(lines: list[dict[str, Any]], key: str, bad: corpus.Bad) -> None:
+def require_named(lines: list[dict[str, Any]], bad: corpus.Bad) -> None:
     """Every bad file once, with its reason, and no other."""
-    assert sorted(line[key] for line in lines) == sorted(bad)
+    assert sorted(line["name"] for line in lines) == sorted(bad)
     for line in lines:
-        assert bad[line[key]] in line["reason"], line
+        assert bad[line["name"]] in line["reason"], line
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -78,13 +79,13 @@ def test_good_files_are_used_and_bad_ones_named_once(name: str, flexvae: Any, tm
     }
     done = flexvae("train", "--config", config(tmp_path, case, len(good) + len(bad)))
     assert done.exit_code == 0, done.stderr
-    require_named(lines_of(tmp_path / "run/bad_files.jsonl"), "file", bad)
+    require_named(lines_of(tmp_path / "run/bad_files.jsonl"), bad)
     for command in USES:
         out = tmp_path / command
-        done = flexvae(command, tmp_path / "run", source, out, "--workers", 0, "--json")
+        done = flexvae(command, tmp_path / "run", source, out, *ALL_BAD, "--json")
         assert done.exit_code == 0, done.stderr
         assert json.loads(done.stdout)["bad_files"] == len(bad)
-        require_named(lines_of(out / "bad_files.jsonl"), "name", bad)
+        require_named(lines_of(out / "bad_files.jsonl"), bad)
         assert all(done.stderr.count(f"{each} ") == 1 for each in bad)
     assert {image.name for image in read_manifest(tmp_path / "encode").images} == good
     metrics = json.loads((tmp_path / "infer/metrics.json").read_text())
@@ -92,13 +93,13 @@ def test_good_files_are_used_and_bad_ones_named_once(name: str, flexvae: Any, tm
     if name == "pictures":
         done = flexvae("data", "check", source, "--json")
         assert done.exit_code == Exit.DATA
-        require_named(json.loads(done.stdout)["unusable"], "name", bad)
+        require_named(json.loads(done.stdout)["unusable"], bad)
     for each in good:
         (source / each).unlink()
     again = ("train", "--config", tmp_path / "flexvae.toml", "--set", f"train.run_dir='{tmp_path / 'again'}'")
-    for command in (again, *((use, tmp_path / "run", source, tmp_path / f"no {use}", "--workers", 0) for use in USES)):
+    for command in (again, *((use, tmp_path / "run", source, tmp_path / f"no {use}", *ALL_BAD) for use in USES)):
         done = flexvae(*command)
         assert done.exit_code == Exit.DATA, done.stderr
         assert "can be " in done.stderr  # none of the files can be read, or used
-    require_named(lines_of(tmp_path / "no infer/bad_files.jsonl"), "name", bad)
+    require_named(lines_of(tmp_path / "no infer/bad_files.jsonl"), bad)
     assert not (tmp_path / "no encode/manifest.json").exists()

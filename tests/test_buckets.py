@@ -32,7 +32,7 @@ from flexvae_cli.engine.memory.phases import hardest
 from flexvae_cli.engine.nonfinite import names_of
 from flexvae_cli.engine.rundir import RunDirectory
 from flexvae_cli.engine.starting import gather, sampler_of
-from flexvae_cli.errors import UsageError
+from flexvae_cli.errors import DataError, UsageError
 from flexvae_cli.plan import Plan, make_plan
 
 SIZES = [(32, 32), (32, 32), (40, 30), (64, 30), (30, 66), (90, 30), (28, 50), (33, 30)]  # height, width
@@ -130,7 +130,7 @@ def test_arrays_that_are_found_where_images_were_meant_are_refused(folder: Path)
     shutil.rmtree(folder / "photos")
     (folder / "photos").mkdir()
     np.save(folder / "photos/a.npy", np.zeros((3, 32, 32), np.float32))
-    with pytest.raises(UsageError, match="has no meaning for what are no images"):
+    with pytest.raises(UsageError, match=r"^data\.max_aspect_ratio: has no meaning for what are no images"):
         gather(plan_of(folder))
 
 
@@ -214,6 +214,26 @@ def test_an_image_need_be_as_large_as_its_own_shape_alone(folder: Path) -> None:
     source = gather(plan_of(folder)).source
     assert "low.png" in [item.name for item in source.training.items]
     assert [(fault.name, "wanted are 24x24 or more" in fault.reason) for fault in source.bad] == [("small.png", True)]
+
+
+def test_an_image_that_is_held_out_need_be_as_large_as_the_input(folder: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (34, 17)).save(folder / f"photos/low{number}.png")
+    whole, source = gather(plan_of(folder)).source, gather(plan_of(folder, data={"validation": 0.5})).source
+    assert source.validation is not None
+    held_out = {item.name for item in source.validation.items}
+    bad = {fault.name: fault.reason for fault in source.bad}
+    assert held_out
+    assert bad
+    assert all(name.startswith("low") and "wanted are 24x24 or more" in reason for name, reason in bad.items())
+    assert not any(name.startswith("low") for name in held_out)
+    training = {item.name for item in source.training.items}
+    assert any(name.startswith("low") for name in training)
+    assert {item.name for item in whole.training.items} == training | held_out | set(bad)
+    for path in (folder / "photos").glob("?.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"data\.validation: none of the \d+ images in .* can be used"):
+        gather(plan_of(folder, data={"validation": 0.5}))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -43,15 +43,21 @@ def trained(folder: Path, mode: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own look at the latent
-def test_encoder_and_decoder_are_compiled_in_the_mode_that_is_asked_for(tmp_path: Path, asked: list[Any]) -> None:
+def test_encoder_and_decoder_are_compiled_in_the_mode_that_is_asked_for(
+    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked: list[None] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(None))
     wanted = trained(tmp_path, False)
     assert asked == []
     for mode, told in ((True, None), ("reduce-overhead", "reduce-overhead")):
+        assert not marked
         found = trained(tmp_path, mode)
         assert asked == [told] * 2
         asked.clear()
         for name, value in wanted.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert len(marked) == 4  # micro-batches, of the mode that has CUDA graphs
 
 
 @pytest.mark.skipif(os.environ.get("FLEXVAE_NIGHTLY") != "1", reason="compiles for a minute")

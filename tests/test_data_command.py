@@ -81,6 +81,13 @@ def test_a_folder_that_is_not_there_is_refused(flexvae, tmp_path):
     assert flexvae("data", "check", tmp_path, "--validation", tmp_path / "none").exit_code == Exit.DATA
 
 
+def test_a_range_that_is_none_is_refused(flexvae, photos):
+    for low, high in (("nan", 5), (0, "inf"), (0, "nan"), (5, 0)):
+        done = flexvae("data", "check", photos, "--low", low, "--high", high)
+        assert done.exit_code == Exit.USAGE
+        assert "--low" in done.stderr
+
+
 def test_pams_of_any_number_of_channels_are_looked_at(flexvae, tmp_path):
     (tmp_path / "a.pam").write_bytes(pam_bytes(np.arange(6 * 4 * 4).reshape(4, 4, 6), 255))
     (tmp_path / "b.pam").write_bytes(pam_bytes(np.arange(3 * 4 * 4).reshape(4, 4, 3), 255))

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from flexvae_cli import plugins
+from flexvae_cli.engine.data.choosing import found_in, made
 from flexvae_cli.engine.data.dataset import (
     EvaluationImages,
     MicroBatch,
     Sample,
     TrainingImages,
 )
-from flexvae_cli.engine.data.files import FilePreparation, found_in, made
+from flexvae_cli.engine.data.files import FilePreparation
 from flexvae_cli.engine.data.loader import evaluation_batches, training_batches, whole_images
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.preparation import Preparation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import pickle
 import random
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ from PIL import Image
 
 from flexvae_cli import plugins
 from flexvae_cli.api.readers import BadFile
-from flexvae_cli.engine.data.files import choose, found_in, made, read_numbers
+from flexvae_cli.config.settings import DataTable
+from flexvae_cli.engine import source
+from flexvae_cli.engine.data import shards, sources
+from flexvae_cli.engine.data.choosing import choose, found_in, made
+from flexvae_cli.engine.data.files import read_numbers
 from flexvae_cli.engine.data.images import read_image
-from flexvae_cli.engine.data.members import Member
+from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.shards import is_shard
-from flexvae_cli.engine.data.sources import Item, list_images, sizes_of
+from flexvae_cli.engine.data.sources import Item, list_files, list_images, sizes_of
 from flexvae_cli.errors import DataError
 
 REAL = Path(__file__).parent / "data" / "real"
@@ -55,9 +60,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 
 def faults(items: list[Item]) -> dict[str, str]:
-    return {
-        item.name: item.path.place.fault for item in items if isinstance(item.path, Member) and item.path.place.fault
-    }
+    return {item.name: fault for item in items if (fault := fault_of(item.path))}
 
 
 def usable(items: list[Item]) -> tuple[list[Item], list[BadFile]]:
@@ -306,6 +309,68 @@ def test_what_is_no_tar_is_told(data: bytes, why: str, tmp_path: Path) -> None:
     assert why in usable(list_images(str(tmp_path)))[1][0].reason
 
 
+def test_a_header_of_zeros_and_a_second_tar_are_told(tmp_path: Path) -> None:
+    whole = tar_of([(f"{n}.png", png(n)) for n in range(3)], tarfile.USTAR_FORMAT)
+    at, path = whole.index(b"1.png"), tmp_path / "s.tar"
+    path.write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+    assert faults(items := list_images(str(path))) == {
+        "s.tar": f"is damaged at byte {at:,} (a lone empty block): what stands behind is not read"
+    }
+    assert [item.name for item in usable(items)[0]] == ["s.tar/0.png"]
+    path.write_bytes(whole + tar_of([("b.png", png())]))
+    assert faults(items := list_images(str(path))) == {"s.tar": "holds another tar behind its end, which is not read"}
+    assert len(usable(items)[0]) == 3
+    for tail in (b"", bytes(512), bytes(700), bytes(1024) + b"signature" * 200, bytes(20_000)):
+        path.write_bytes(
+            whole.rstrip(b"\0").ljust(-(-len(whole.rstrip(b"\0")) // 512) * 512, b"\0") + bytes(1024) + tail
+        )
+        assert (faults(items := list_images(str(path))), len(items)) == ({}, 3)
+
+
+def test_classes_are_read_whole_and_what_is_too_long_for_one_is_told(tmp_path: Path) -> None:
+    classes = {"a": "c" * 40 + "1", "b": "c" * 40 + "2", "c": "c" * 64, "d": "c" * 65}
+    members = [
+        (f"{key}.{end}", png() if end == "png" else text.encode())
+        for key, text in classes.items()
+        for end in ("png", "cls")
+    ]
+    (tmp_path / "s.tar").write_bytes(tar_of(members))
+    items = list_images(str(tmp_path))
+    assert faults(items) == {"s.tar/d.cls": "names a class in 65 bytes; 64 are the most"}
+    assert [item.label for item in items if item.name.endswith(".png")] == [*list(classes.values())[:3], ""]
+
+
+def test_no_two_members_have_one_name_whatever_they_are_called(tmp_path: Path) -> None:
+    odd = "a.png (member 3 of those that count)"
+    (tmp_path / "s.tar").write_bytes(tar_of([(f"{odd}", png()), *[("a.png", png())] * 3]))
+    items = list_images(str(tmp_path))
+    assert len({item.name for item in items}) == len(items) == 4
+    assert len(usable(items)[0]) == 2
+
+
+def test_a_reader_is_given_enough_to_tell_a_nifti(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def looked(_: str, head: Callable[[], bytes]) -> bool:
+        seen.append(len(head()))
+        return False
+
+    (tmp_path / "a").write_bytes(bytes(600))
+    (tmp_path / "s.tar").write_bytes(tar_of([("b", bytes(600)), ("c", bytes(9))]))
+    list_files(str(tmp_path), looked)
+    assert sorted(seen) == [9, 512, 512, 512]  # the tar is asked for as well
+
+
+def test_what_goes_wrong_inside_a_tar_is_told_with_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worn(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "s.tar").write_bytes(tar_of([("a.png", png())]))
+    monkeypatch.setattr(shards, "tar_headers", worn)
+    with pytest.raises(DataError, match=f"cannot list {tmp_path}.*: input/output error"):
+        list_images(str(tmp_path))
+
+
 def test_compressed_tars_are_told_with_what_to_do() -> None:
     for name in ("a.tar", "A.TAR", "a.tar.gz", "b.tgz", "c.tar.zst", "d.b.tar.xz", "e.tbz2"):
         assert is_shard(name), name
@@ -323,6 +388,57 @@ def test_a_tar_that_is_changed_after_it_was_listed_is_not_believed(tmp_path: Pat
     path.unlink()
     with pytest.raises(BadFile, match="cannot be opened"):
         read_image(items[0].path, channels=3)
+
+
+def test_paths_made_from_that_of_a_member_are_those_of_ordinary_files(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(tar_of([("in/a.png", png(1))]))
+    member = list_images(str(tmp_path))[0].path
+    assert (member.exists(), member.is_file(), member.stat().st_size) == (True, True, len(png(1)))
+    beside = tmp_path / "s.txt"
+    beside.write_text("found")
+    for path in (member.with_suffix(".txt"), member.with_name("a.txt"), member.resolve(), member.absolute().parents[1]):
+        assert isinstance(pickle.loads(pickle.dumps(path)), Path)
+        assert fault_of(path) == ""
+    for path in (member.with_suffix(".txt"), member.with_name("a.txt")):
+        assert (path.exists(), path.is_file()) == (False, False)
+        with pytest.raises(OSError, match=r"s\.tar"):
+            path.stat()
+        with pytest.raises(OSError, match=r"s\.tar"):
+            path.read_text()
+    assert member.parents[1].is_file()
+    assert member.parents[1].with_suffix(".txt").read_text() == "found"
+    assert member.parents[1].stat() == (tmp_path / "s.tar").stat()
+
+
+@pytest.mark.parametrize(
+    ("name", "reader", "times"),
+    [("a.png", None, 1), ("a.png", "images", 1), ("a.npy", None, 2), ("a.npy", "arrays", 1)],
+)
+def test_a_tar_is_listed_and_its_headers_looked_at_once_by_each_reader_that_is_tried(
+    name: str, reader: str | None, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    np.save(file, np.zeros((3, 8, 8), np.float32))
+    content = png() if name.endswith("png") else file.getvalue()
+    (tmp_path / "s.tar").write_bytes(tar_of([(f"{n}{name}", content) for n in range(4)]))
+    listed, looked = list[str](), list[int]()
+    members, headers = sources.members, source.usable_files
+
+    def counted(shard: str, *how: Any) -> Any:
+        listed.append(shard)
+        return members(shard, *how)
+
+    def looked_at(items: Any, *how: Any) -> Any:
+        looked.append(len(items))
+        return headers(items, *how)
+
+    monkeypatch.setattr(sources, "members", counted)
+    monkeypatch.setattr(source, "usable_files", looked_at)
+    table = {"source": str(tmp_path), "input": "3x7x7", "workers": 0, **({"reader": reader} if reader else {})}
+    found = source.open_source(DataTable.model_validate(table), 0)
+    assert len(found.training) + found.held_out == 4
+    assert listed == ["s.tar"] * times
+    assert looked == ([] if name.endswith("png") else [4])
 
 
 def test_damaged_tars_are_listed_and_read_without_any_other_error(tmp_path: Path, fuzz_factor: int) -> None:
@@ -395,7 +511,7 @@ def test_every_command_takes_shards(flexvae: Any, tmp_path: Path) -> None:
     succeeds(flexvae, "train", "--config", tmp_path / "c.toml")
     run = tmp_path / "run"
     bad = [json.loads(line) for line in (run / "bad_files.jsonl").read_text().splitlines()]
-    assert sorted(row["file"] for row in bad) == [
+    assert sorted(row["name"] for row in bad) == [
         "0.tar/evil.png",
         "0.tar/pipe.png",
         "1.tar/evil.png",

@@ -149,6 +149,14 @@ def test_the_command_for_people(flexvae, config):
     assert told.exit_code == 2
 
 
+@pytest.mark.parametrize("command", [("config", "explain-loss"), ("config", "show"), ("mem", "--gpu", "h100-80")])
+def test_what_set_leaves_out_of_a_config_is_told_by_every_command(flexvae, config, command):
+    config.write_text(f"{config.read_text()}[optimizer]\nbetas = [0.8, 0.9]\n")
+    done = flexvae(*command, "--config", config, "--set", "optimizer.name=sgd")
+    assert done.exit_code == 0, done.stderr
+    assert "note: optimizer.betas of the config is left out: sgd makes no use of it" in done.stderr
+
+
 def test_a_controlled_weight_is_told_as_one(flexvae, config):
     steady = ["loss.kld_schedule='constant'", "loss.kld_warmup_steps=0", "loss.kld_target=0.5"]
     arguments = [argument for override in steady for argument in ("--set", override)]

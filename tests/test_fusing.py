@@ -15,7 +15,7 @@ from flexvae_cli.engine import rules
 from flexvae_cli.engine.fusing import Chain, fuse, fused_in, steps_of
 from flexvae_cli.engine.fusing.attention import attend
 from flexvae_cli.engine.fusing.fusion import Fusion
-from flexvae_cli.engine.fusing.norm_silu import NormSilu
+from flexvae_cli.engine.fusing.norm_silu import NormSilu, norm_silu
 from flexvae_cli.engine.fusing.padding import PaddedConvolution
 from flexvae_cli.engine.fusing.strided import StridedSum
 from flexvae_cli.engine.fusing.upsampling import UpsampledConvolution
@@ -107,6 +107,24 @@ def test_upsampling_and_convolution_are_one_transposed_convolution(case: Any, ha
 )
 def test_what_is_not_the_same_stays_apart(layers: tuple[nn.Module, ...]) -> None:
     same(nn.Sequential(*layers), torch.randn(1, 2, 4, 4), None)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4, bias=False), nn.GroupNorm(2, 4, affine=False)])
+def test_a_norm_without_weights_or_biases_stays_apart(norm: nn.GroupNorm) -> None:
+    x = torch.randn(1, 4, 5, 5)
+    same(nn.Sequential(norm, nn.SiLU()), x, None)
+    torch.testing.assert_close(norm_silu(norm, x, always=True), nn.functional.silu(norm(x)))
+
+
+@pytest.mark.parametrize("space", [(5,), (3, 5)])
+def test_an_empty_batch_comes_out_empty(space: tuple[int, ...]) -> None:
+    x = torch.empty(0, 4, *space)
+    plain = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU())
+    net = copy.deepcopy(plain)
+    fuse(net, "on")
+    (out, found), (wanted, gradients) = run(net, x), run(plain, x)
+    assert out.shape == wanted.shape
+    assert all(torch.equal(a, b) for a, b in zip(found, gradients, strict=True))
 
 
 def test_weight_normalization_is_fused_with_the_weight_that_it_makes() -> None:

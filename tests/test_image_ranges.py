@@ -14,7 +14,7 @@ from PIL import Image
 from flexvae_cli import plugins
 from flexvae_cli.api.readers import BadFile, Reader
 from flexvae_cli.config.settings import DataTable
-from flexvae_cli.engine.data.files import made
+from flexvae_cli.engine.data.choosing import made
 from flexvae_cli.engine.data.images import read_image, read_picture
 from flexvae_cli.engine.data.readers.span import Span
 from flexvae_cli.engine.data.tiff import tiff_bytes
@@ -115,6 +115,22 @@ def test_without_a_range_there_is_no_guess(tmp_path: Path) -> None:
                 read_image(path, channels=1, span=span)
     with pytest.raises(BadFile, match="8 bits with a sign"):
         read_image(tiff(tmp_path / "i1.tif", np.full((4, 4, 1), -5, np.int8)), channels=1)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "span", "wanted"),
+    [
+        ([1e20, 1e20], Span("file"), [0, 0]),
+        ([-1e20, -1e20], Span("file"), [0, 0]),
+        ([-3e38, 3e38], Span("file"), [0, 1]),
+        ([0, 3e38], Span("type", -3e38, 3e38), [0.5, 1]),
+    ],
+)
+def test_numbers_far_from_each_other_and_from_0(
+    numbers: list[float], span: Span, wanted: list[float], tmp_path: Path
+) -> None:
+    path = tiff(tmp_path / "a.tif", np.array(numbers, np.float32).reshape(1, 2, 1))
+    np.testing.assert_allclose(read_image(path, channels=1, span=span).flatten(), wanted)
 
 
 def test_a_tiff_has_every_type_and_number_of_channels(tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_classes_that_tars_name_by_number_keep_their_numbers() -> None:
     assert labels("2", "cat") == ["2", "cat"]
     assert labels("", "1") == ["", "1"]
     assert labels("9999999999") == ["9999999999"]
+    assert labels("999999", "7") == ["7", "999999"]
+    assert len(labels("1019", "7")) == 1020
+    assert labels("1020", "7") == ["1020", "7"]
 
 
 def test_latents_that_are_not_finite_are_refused(flexvae, make_model, photos, tmp_path):

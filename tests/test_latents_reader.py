@@ -16,9 +16,11 @@ from safetensors import safe_open
 from flexvae_cli import LatentDataset, plugins
 from flexvae_cli.api.readers import BadFile
 from flexvae_cli.config.settings import DataTable
-from flexvae_cli.engine.data.files import made
+from flexvae_cli.engine.data.choosing import choose, made, samples_of
+from flexvae_cli.engine.data.readers.latents import Latents
+from flexvae_cli.engine.latents import dataset
 from flexvae_cli.engine.source import Source, open_source
-from flexvae_cli.errors import ModelError
+from flexvae_cli.errors import DataError, ModelError
 
 Encode = Callable[..., Path]
 
@@ -158,6 +160,48 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
     done = flexvae("train", "--config", tmp_path / "c.toml", "--set", f"data.source={photos}")
     assert done.exit_code == 3
     assert "that the reader takes" in done.stderr
+
+
+def test_a_manifest_is_read_once_however_many_look_at_its_latents(
+    encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read, verified = encode(), list[Path](), list[str]()
+    manifest, verify = dataset.read_manifest, dataset.verified_file
+
+    def counted(path: Path) -> Any:
+        read.append(path)
+        return manifest(path)
+
+    def looked_through(path: Path, file: Any, *how: Any) -> Any:
+        verified.append(file.path)
+        return verify(path, file, *how)
+
+    monkeypatch.setattr(dataset, "read_manifest", counted)
+    monkeypatch.setattr(dataset, "verified_file", looked_through)
+    source = opened(folder)
+    assert (opened(folder).training[0, 0].x == source.training[0, 0].x).all()
+    assert read == [folder]
+    assert len(verified) == len(set(verified)) > 0
+
+
+def test_a_manifest_of_something_else_is_nothing_to_read(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"nothing to read in (.|\n)*is of format None"):
+        choose(plugins.installed().registry, str(tmp_path), (3, 8, 8), "data.source")
+    with pytest.raises(ModelError, match="is of format None"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "what"), [(["a", "b", "a"], "two samples 'a'"), (["a", "\ud800"], r"'\\ud800', as no file can be called")]
+)
+def test_samples_that_a_reader_calls_alike_or_as_no_file_can_be_are_refused(names: list[str], what: str) -> None:
+    class Many(Latents):
+        def listed(self, source: Path) -> list[tuple[str, Path]]:
+            return [(name, source / str(number)) for number, name in enumerate(names)]
+
+    with pytest.raises(DataError, match=what):
+        samples_of(Many("raw", draw=False), "there", "data.source")
 
 
 def test_indices_and_other_paths_are_no_samples(

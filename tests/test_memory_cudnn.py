@@ -124,6 +124,15 @@ def test_without_it_the_rule_is_taken(
 
 def test_a_gpu_without_properties_is_not_asked_for() -> None:
     assert cudnn_for("h200") is None
+    assert cudnn_for("NVIDIA H100 PCIe") is None  # has fewer multiprocessors
+
+
+@there
+def test_the_gpu_of_a_machine_is_known_by_the_name_that_cuda_gives_it() -> None:
+    named, called = cudnn_for("h100-80"), cudnn_for("NVIDIA H100 80GB HBM3")
+    assert named is not None
+    assert called is not None
+    assert called.workspace(PLAIN) == named.workspace(PLAIN)
 
 
 @pytest.mark.parametrize("file", sorted(cudnn.PROPERTIES.glob("*.json")), ids=lambda file: file.stem)

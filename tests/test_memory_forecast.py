@@ -12,15 +12,17 @@ import torch
 from learners import plan_for
 
 from flexvae_cli.config.loading import merged
-from flexvae_cli.engine.memory import scaling
+from flexvae_cli.engine.memory import following, scaling
 from flexvae_cli.engine.memory.allocator_settings import allocator_settings
 from flexvae_cli.engine.memory.changes import choices_for
 from flexvae_cli.engine.memory.child import Request, run_trial
 from flexvae_cli.engine.memory.choosing import choose, with_recomputed
+from flexvae_cli.engine.memory.cudnn import Call
 from flexvae_cli.engine.memory.devices import CONTEXT, GPUS, NCCL, Gpu, find_gpu
 from flexvae_cli.engine.memory.following import Followed
 from flexvae_cli.engine.memory.forecast import Forecast, Question, forecast, require_precision, usable
 from flexvae_cli.engine.memory.forecaster import predict
+from flexvae_cli.engine.memory.scaling import safest
 from flexvae_cli.engine.memory.workspace import Libraries, convolution_workspace
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
@@ -300,6 +302,41 @@ def test_the_largest_input_fits_and_the_next_does_not(tmp_path: Path) -> None:
     assert needs(sizes[0]) <= asked.memory < needs(sizes[1])
 
 
+# ------------------------------------------------------------------------------------------------- margins and notes
+
+
+class Hesitant:
+    """A cuDNN that names no plan for more than so many samples."""
+
+    version = "9.0.0"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def workspace(self, call: Call) -> int | None:
+        return 0 if call.image[0] <= self.most else None
+
+
+@pytest.mark.parametrize("asserted", [None, 150])
+def test_where_the_rule_is_taken_on_the_way_everything_has_the_wider_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asserted: int | None
+) -> None:
+    asked = replace(question(tmp_path, memory=128 * MIB), asserted=asserted)
+    monkeypatch.setattr(following, "cudnn_for", lambda gpu: Hesitant(20))
+    found = predict(asked)
+    assert (found.grade, found.margin, found.workspaces) == ("C", 0.06, "rule")
+    followed = Followed(asked)
+    followed.ruled = True  # from the first batch on
+    assert found.safe == safest(followed).largest > 20
+
+
+@pytest.mark.parametrize(("way", "count"), [(False, 0), (True, 1), ("reduce-overhead", 2), ("max-autotune", 2)])
+def test_what_compiling_changes_is_noted(tmp_path: Path, way: bool | str, count: int) -> None:
+    notes = Followed(question(tmp_path, train={"compile": way})).notes
+    assert len(notes) == count
+    assert any("CUDA graphs" in note for note in notes) == (count == 2)
+
+
 # ---------------------------------------------------------------------------------------------------- the environment
 
 
@@ -316,10 +353,14 @@ def test_the_allocator_is_read_from_the_environment() -> None:
     [
         ("max_split_size_mb:128,expandable_segments:True", "together leak what they reserve"),
         ("expandable_segments:yes", "wants True or False, not 'yes'"),
+        ("expandable_segments:true", "wants True or False, not 'true'"),
         ("max_split_size_mb:8", "wants MiB, more than 20, not '8'"),
         ("backend:cudaMallocAsync", "'backend' is not replayed"),
+        ("roundup_power2_divisions:[256:1,512:2,>:4]", "'roundup_power2_divisions' is not replayed"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(value: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=words) as caught:
         allocator_settings({"PYTORCH_ALLOC_CONF": value})
+    (problem,) = caught.value.problems
+    assert "--allocator default" in problem.hint

@@ -97,6 +97,36 @@ def test_where_no_kernel_can_be_made_a_gpu_takes_the_plain_function(monkeypatch:
 
 
 @needs_triton
+def test_where_memory_is_out_it_is_said_and_kernels_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("meta")
+    kernels = fused.triton_kernels(device)
+    assert kernels is not None
+
+    def full(_: torch.device) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fused.triton_kernels.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "_one_group", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            fused.triton_kernels(device)
+    assert fused.triton_kernels(device) is kernels
+
+
+@needs_triton
+@pytest.mark.parametrize("last", [False, True])
+def test_a_program_has_no_more_tiles_than_there_are(last: bool) -> None:
+    kernels = fused.triton_kernels(torch.device("meta"))
+    assert kernels is not None
+    for space in [(1,), (2, 2), (5, 5), (16, 16), (64, 64)]:
+        x = torch.empty(2, 64, *space, device="meta")
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+        cut = kernels.Cut.of(x, 32)
+        assert 1 <= cut.steps <= -(-cut.positions // cut.block[1])
+        assert (cut.steps == 1) == (cut.block[1] >= min(kernels.DEPTH, cut.positions))
+
+
+@needs_triton
 def test_kernels_leave_types_that_they_do_not_know() -> None:
     kernels = fused.triton_kernels(torch.device("meta"))
     assert kernels is not None

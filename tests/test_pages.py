@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,23 @@ NIGHTLY = os.environ.get("FLEXVAE_NIGHTLY") == "1"
 def test_what_a_page_shows_is_what_is_printed(block: Block) -> None:
     now = part(block, printed(block.command))
     assert [shape(line) for line in now] == [shape(line) for line in block.lines]
+
+
+def test_what_a_page_shows_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+
+    def run(*_: object, env: dict[str, str], **__: object) -> subprocess.CompletedProcess[str]:
+        given.update(env)
+        return subprocess.CompletedProcess([], 0, "a line\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    theirs = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "FLEXVAE_ALLOCATOR", "FLEXVAE_FUSE")
+    for name in theirs:
+        monkeypatch.setenv(name, "system")
+    monkeypatch.setenv("OTHER", "1")
+    assert printed("flexvae mem") == ["a line"]
+    assert not given.keys() & set(theirs)
+    assert (given["OTHER"], given["COLUMNS"]) == ("1", "120")
 
 
 def test_commands_are_found_with_what_stands_behind_them() -> None:

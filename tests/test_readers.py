@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flexvae_cli import plugins
 from flexvae_cli.api.readers import BadFile, Reader, Reading
-from flexvae_cli.engine.data.files import FilePreparation, checked_header, choose, made, read_numbers, usable_files
+from flexvae_cli.engine.data.choosing import choose, made
+from flexvae_cli.engine.data.files import FilePreparation, checked_header, read_numbers, usable_files
 from flexvae_cli.engine.data.images import read_image
 from flexvae_cli.engine.data.opening import image_size
 from flexvae_cli.engine.data.readers.audio import resampled
@@ -388,6 +390,22 @@ def test_a_stack_of_tiff_is_a_volume(tmp_path: Path) -> None:
     assert "is no stack of grey pages" in reason(reader, tmp_path / "c.tif", (1, 2, 2, 2))
     with pytest.raises(BadFile, match="is a stack of one channel; wanted are 2"):
         reader.header(tmp_path / "a.tif", (2, 2, 2, 2))
+
+
+def test_pages_of_one_bit_and_of_a_single_value_are_not_taken_for_cut_ones(tmp_path: Path) -> None:
+    bits = np.arange(12 * 16 * 24).reshape(12, 16, 24) % 7 == 0
+    pages = [Image.fromarray(page) for page in bits]
+    for compression in ("raw", "tiff_deflate"):
+        pages[0].save(
+            path := tmp_path / f"{compression}.tif", save_all=True, append_images=pages[1:], compression=compression
+        )
+        np.testing.assert_array_equal(sample(a("volumes"), path, (1, 2, 2, 2))[0], bits * 2.0 - 1)
+    black = [Image.new("L", (4000, 4000))] * 2
+    black[0].save(path := tmp_path / "zstd.tif", save_all=True, append_images=black[1:], compression="zstd")
+    assert a("volumes").header(path, (1, 2, 2, 2)).shape == (1, 2, 4000, 4000)
+    tifffile.imwrite(path, np.zeros((3, 400, 500), np.uint8), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:9000])
+    assert "is truncated: 600,000 bytes" in reason(a("volumes"), path, (1, 2, 2, 2))
 
 
 def test_bad_volumes_are_told(tmp_path: Path) -> None:

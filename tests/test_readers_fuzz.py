@@ -14,7 +14,8 @@ from mutations import MOST_GROWTH, NIGHTLY_TIMES, most_memory, mutated
 
 from flexvae_cli import plugins
 from flexvae_cli.api.readers import BadFile
-from flexvae_cli.engine.data.files import made, read_numbers
+from flexvae_cli.engine.data.choosing import made
+from flexvae_cli.engine.data.files import read_numbers
 
 nibabel = pytest.importorskip("nibabel")
 soundfile = pytest.importorskip("soundfile")

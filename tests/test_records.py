@@ -52,7 +52,7 @@ def test_events_are_written_down_and_passed_on(run, closed):
         {"step": 1, "kind": "train", "loss": 0.5},
         {"step": 1, "kind": "validation", "psnr": 20.0},
     ]
-    assert run.bad_files.read_text() == '{"file": "a.png", "reason": "is broken"}\n'
+    assert run.bad_files.read_text() == '{"name": "a.png", "reason": "is broken"}\n'
     assert closed == [str(run.path / "tensorboard")]
     drawn = b"".join(p.read_bytes() for p in (run.path / "tensorboard").iterdir())
     assert b"train/loss" in drawn

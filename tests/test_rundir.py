@@ -300,7 +300,7 @@ def test_lines_wait_for_room_and_a_checkpoint_does_not_go_without_its_metrics(tm
         run.write_config({})
     assert run.metrics.read_text() == '{"step": 2}\n'
     assert run.log.read_text() == "a line\n"
-    assert json.loads(run.bad_files.read_text()) == {"file": "a.png", "reason": "is broken"}
+    assert json.loads(run.bad_files.read_text()) == {"name": "a.png", "reason": "is broken"}
 
 
 def test_log_and_bad_files_hold_names_that_are_no_text(tmp_path):
@@ -309,7 +309,7 @@ def test_log_and_bad_files_hold_names_that_are_no_text(tmp_path):
         run.append_log(f"skipped: {name}")
         run.append_bad_file(name, "is broken")
         assert run.log.read_text() == "skipped: \\udcff.png\n"
-        assert json.loads(run.bad_files.read_text()) == {"file": name, "reason": "is broken"}
+        assert json.loads(run.bad_files.read_text()) == {"name": name, "reason": "is broken"}
 
 
 def test_a_preview_takes_the_place_of_an_earlier_one(tmp_path):

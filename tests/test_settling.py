@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from learners import plan_for
 
-from flexvae_cli.engine import cores, device
+from flexvae_cli.engine import cores, device, replay
 from flexvae_cli.engine.memory.allocator_settings import VARIABLES, prefer_expandable, settings_of_training
 from flexvae_cli.errors import UsageError
 
@@ -73,16 +74,27 @@ def test_what_the_user_says_of_the_allocator_holds(name: str) -> None:
         environment = {name: value}
         assert not prefer_expandable(environment)
         assert environment == {name: value}
-    with pytest.raises(UsageError, match="together leak"):
-        prefer_expandable({name: "max_split_size_mb:128, expandable_segments: true"})
+    with pytest.raises(UsageError, match="together leak") as caught:
+        prefer_expandable({name: "max_split_size_mb:128, expandable_segments: True"})
+    assert "FLEXVAE_ALLOCATOR=system" in caught.value.problems[0].hint
 
 
 def test_a_prediction_has_the_allocator_that_training_has() -> None:
-    assert settings_of_training({}, keep=True) == {"allocator": "expandable", "split": None}
+    assert settings_of_training({}, keep=True) == {"allocator": "expandable", "split": None, "notes": ()}
     assert settings_of_training({}, keep=False)["allocator"] == "default"
     assert settings_of_training({"FLEXVAE_ALLOCATOR": "system"}, keep=True)["allocator"] == "default"
     split = settings_of_training({VARIABLES[1]: "max_split_size_mb:64"}, keep=True)
-    assert split == {"allocator": "default", "split": 64 << 20}
+    assert split == {"allocator": "default", "split": 64 << 20, "notes": ()}
+
+
+def test_a_prediction_notes_what_it_does_not_replay_and_goes_on() -> None:
+    value = "roundup_power2_divisions:[256:1,512:2,>:4],expandable_segments:True,pinned_use_background_threads:True"
+    found = settings_of_training({VARIABLES[1]: value}, keep=True)
+    assert found["allocator"] == "expandable"
+    note = f"of {VARIABLES[1]} 'roundup_power2_divisions' and 'pinned_use_background_threads' is not replayed"
+    assert found["notes"] == (note,)
+    with pytest.raises(UsageError, match="wants True or False"):  # nor would torch take it
+        settings_of_training({VARIABLES[0]: "expandable_segments:true"}, keep=True)
 
 
 def group(folder: Path, **files: str) -> None:
@@ -134,4 +146,19 @@ def test_torch_takes_no_more_threads_than_the_quota(container: Path, monkeypatch
     assert not taken
     monkeypatch.delenv("OMP_NUM_THREADS")
     device.settle("system")
+    assert taken == [3]
+
+
+def test_a_step_that_is_taken_once_more_has_the_threads_of_training(
+    container: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    group(container / "2/job", cpu__max="250000 100000")
+    folder = tmp_path_factory.mktemp("run")
+    plan = plan_for(folder, train={"allocator": "system", "device": "cuda:99"})
+    with pytest.raises(UsageError, match="'cuda:99' is not on this machine"):  # looked for behind the threads
+        replay._trainer(plan, folder, None)
     assert taken == [3]

@@ -14,6 +14,7 @@ from flexvae_cli.engine import events as e
 from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.loop import train
 from flexvae_cli.engine.modelfiles import find_model
+from flexvae_cli.engine.optimizer import _laid_out_as
 from flexvae_cli.engine.rundir import RunDirectory
 from flexvae_cli.engine.starting import gather
 from flexvae_cli.engine.trainer import Best
@@ -96,6 +97,15 @@ def test_a_run_in_channels_last_resumes_bit_for_bit(tmp_path, optimizer):
     run(plan, until=lambda event: isinstance(event, e.Saved) and event.step == 5)
     run(plan, resume=True)
     assert same(state(tmp_path / "run"), state(tmp_path / "whole"))
+
+
+def test_a_state_is_copied_only_into_another_layout():
+    parameter = torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    fits, other, step = torch.rand_like(parameter), torch.rand(2, 3, 4, 5), torch.tensor(1.0)
+    assert _laid_out_as(parameter, fits) is fits
+    assert _laid_out_as(parameter, step) is step
+    copied = _laid_out_as(parameter, other)
+    assert (copied.stride(), torch.equal(copied, other)) == (parameter.stride(), True)
 
 
 def test_phases_train_on_their_own_size(tmp_path, monkeypatch):

@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flexvae_cli.api.readers import BadFile, Header, Reader, Reading
+from flexvae_cli.api.readers import HEAD, BadFile, Header, Reader, Reading
 from flexvae_cli.api.trace import Shape, text
 
-HEAD = 512  # bytes that `Reader.finds` is given
 MOST = 1 << 24  # numbers that are read of a damaged file, whatever it claims
 NEAR = 0.1  # mean distance in [-1, 1] of samples to what comes back of them: types round, compression blurs
 

@@ -14,6 +14,8 @@ from flexvae_cli.api.trace import Shape
 if TYPE_CHECKING:
     import numpy as np
 
+HEAD = 512  # bytes that `Reader.finds` is given, where there are as many
+
 About = Mapping[str, Any]
 """What a file says beside its numbers, as JSON values: rate, spacing, affine, type. It goes where the sample goes."""
 
@@ -70,6 +72,11 @@ class Reading:
     clipped: bool = True
 
 
+def file_of(path: Path) -> Path:
+    """The file that a sample lies in: FILE of the `FILE/SAMPLE` that `Reader.listed` gives, or the path itself."""
+    return path.parent if path.parent.is_file() and not path.is_file() else path
+
+
 class Reader(ABC):
     """Files of one kind. It goes to data workers, so it can be pickled; files stay closed between calls."""
 
@@ -80,6 +87,7 @@ class Reader(ABC):
     def listed(self, source: Path) -> Sequence[tuple[str, Path]] | None:
         """The samples of a source whose files hold many each: names, no two alike, and paths for `header` and `read`.
 
+        A path is `FILE/SAMPLE`, where FILE holds the sample: see `file_of`.
         None, as by default, where each file that `finds` wants is a sample.
         """
         del source

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ OptionalDevice = Annotated[
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that read images; 0 reads in this one.")
 ]
+MaxBadOption = Annotated[
+    float,
+    typer.Option(
+        "--max-bad",
+        min=0.0,
+        max=1.0,
+        help="Part of the files that may be bad; more, and more than ten, are an error.",
+    ),
+]
+MAX_BAD = 0.01
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Most images in a batch.")]
 WeightsOption = Annotated[
     Weights,
@@ -115,9 +126,7 @@ def find_places(
     settings = None
     given = (model, source, output)
     if config is not None or overrides or not any(given):
-        from flexvae_cli.config import find_config, load_config
-
-        settings = load_config(find_config(config), overrides or ()).settings
+        settings = loaded_config(config, overrides).settings
         table = getattr(settings, command)
         model, source, output = model or settings.train.run_dir, source or table.input, output or table.output
     if model is None or source is None or output is None:
@@ -191,14 +200,32 @@ def load_on(
 
 
 class Faults:
-    """The files that could not be read: each is told once, on stderr and in `bad_files.jsonl`."""
+    """The files that could not be read: each is told once, on stderr and in `bad_files.jsonl`.
 
-    def __init__(self) -> None:
+    Args:
+        part: of all files that may be bad.
+        files: how many there are, as soon as that is known.
+    """
+
+    def __init__(self, part: float = 1.0, files: int = 0) -> None:
         self.all: list[Fault] = []
+        self.part, self.files = part, files
 
     def __call__(self, fault: Fault) -> None:
+        """Put one on record.
+
+        Raises:
+            DataError: there are more by now than is put up with.
+        """
         self.all.append(fault)
         ui.warn(f"{fault.name} {fault.reason}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to go on where there are too many."""
+        from flexvae_cli.engine.data.tolerance import require_few_bad
+
+        require_few_bad(len(self.all), self.files, self.part, "--max-bad ")
 
     def write(self, folder: OutputFolder) -> None:
         """Put them on record, where there are any; an older record goes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexvae_cli import ui
+from flexvae_cli.commands._loaded import loaded_config
 
 if TYPE_CHECKING:
     from flexvae_cli.engine.profiling import Profile
@@ -21,14 +22,13 @@ def profile_step(config: Path | None, overrides: Sequence[str], *, as_json: bool
     Raises:
         UsageError: the config is wrong, or several processes were started.
     """
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.engine.place import find_place
     from flexvae_cli.errors import UsageError
     from flexvae_cli.plan import make_plan, require_inputs
 
     if not find_place(os.environ).alone:
         raise UsageError("--profile looks at one process", hint="start it without torchrun")
-    plan = make_plan(load_config(find_config(config), overrides))
+    plan = make_plan(loaded_config(config, overrides))
     require_inputs(plan.settings)
     from flexvae_cli.engine.profiling import profile_training
     from flexvae_cli.engine.starting import gather

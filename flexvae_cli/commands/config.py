@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.commands.explain_loss import explain_loss
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
@@ -22,10 +23,9 @@ app.command("explain-loss")(explain_loss)
 @app.command()
 def show(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Print the config with all that it extends and every --set merged, paths in full."""
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.config.toml_writer import to_toml
 
-    document = load_config(find_config(config), overrides or ()).document
+    document = loaded_config(config, overrides).document
     if as_json:
         ui.json(document)
     else:
@@ -35,12 +35,9 @@ def show(config: ConfigOption = None, overrides: SetOption = None, as_json: Json
 @app.command()
 def check(config: ConfigOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a config, the structure files it names, and that they fit together; every problem is told at once."""
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan, require_inputs
 
-    loaded = load_config(find_config(config), overrides or ())
-    for note in loaded.notes:
-        ui.say(f"note: {note}")
+    loaded = loaded_config(config, overrides)
     result = summary(loaded.path, make_plan(loaded))
     require_inputs(loaded.settings)
     if as_json:

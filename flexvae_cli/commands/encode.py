@@ -12,8 +12,10 @@ from flexvae_cli import ui
 from flexvae_cli.commands._latent_choices import Arithmetic, Dtype, Format, Posterior, Scaling
 from flexvae_cli.commands._limits import ExactOption, Limits, MemoryOption, TileOption
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     BatchOption,
     Faults,
+    MaxBadOption,
     OptionalDevice,
     OptionalModel,
     OptionalOutput,
@@ -83,6 +85,7 @@ def encode(
     tile: TileOption = None,
     device: OptionalDevice = None,
     workers: WorkersOption = 2,
+    max_bad: MaxBadOption = MAX_BAD,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,7 +123,7 @@ def encode(
 
         with held(root) if voice.place.rank == 0 else nullcontext():
             encoding = _prepared(voice, found, places, root, choices, overwrite, limits)
-            manifest = _encode_all(encoding, workers)
+            manifest = _encode_all(encoding, workers, max_bad)
         if manifest is not None:
             said = limits.said(encoding.encoder.model)
             _tell(manifest, encoding.reused, places.output, said, as_json)
@@ -173,9 +176,9 @@ def _prepared(
     return encoding
 
 
-def _encode_all(encoding: Encode, workers: int) -> Manifest | None:
+def _encode_all(encoding: Encode, workers: int, max_bad: float) -> Manifest | None:
     """Encode and write; the first process returns the manifest."""
-    faults, manifest = Faults(), None
+    faults, manifest = Faults(max_bad, len(encoding.items)), None
     try:
         with ui.progress(len(encoding.items), "images") as advance:
             for done in encoding.run(workers=workers, report=faults):
@@ -183,6 +186,7 @@ def _encode_all(encoding: Encode, workers: int) -> Manifest | None:
         if encoding.world.first:
             manifest = encoding.collected()
             faults.all = encoding.failed
+            faults.check()
     finally:
         if encoding.world.first:
             faults.write(encoding.folder)

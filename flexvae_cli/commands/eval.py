@@ -10,10 +10,12 @@ import typer
 
 from flexvae_cli import __version__, ui
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     BatchOption,
     DataArgument,
     DeviceOption,
     Faults,
+    MaxBadOption,
     ModelArgument,
     OverwriteOption,
     Weights,
@@ -67,6 +69,7 @@ def evaluate(
     batch_size: BatchOption = 8,
     device: DeviceOption = "auto",
     workers: WorkersOption = 2,
+    max_bad: MaxBadOption = MAX_BAD,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,7 +86,7 @@ def evaluate(
 
         files = open_results(output, source_path(data), overwrite=overwrite)
     found = model_files(model, weights)
-    faults = Faults()
+    faults = Faults(max_bad)
     try:
         result = _evaluate(found, data, limit, rounding, Nets(lpips, inception), faults, batch_size, device, workers)
     finally:
@@ -119,6 +122,7 @@ def _evaluate(
 
     kind, items = samples_in(found.model, data, where="DATA")
     items = items[:limit]
+    faults.files = len(items)
     model = load_on(found, device, exact=True)
     instruments = _instruments(model, rounding, nets)
     each: list[Measured] = []

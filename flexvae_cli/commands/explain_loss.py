@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flexvae_cli import ui
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ def explain_loss(config: ConfigOption = None, overrides: SetOption = None, as_js
     For every term its weight, what it sums or averages over, and the weights that papers would give it that sum or
     average otherwise.
     """
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan
 
-    plan = make_plan(load_config(find_config(config), overrides or ()))
+    plan = make_plan(loaded_config(config, overrides))
     explained = [_explained(plan, phase) for phase in plan.phases]
     if as_json:
         ui.json({"phases": explained})

@@ -11,7 +11,9 @@ from flexvae_cli import ui
 from flexvae_cli.commands._latent_choices import Arithmetic
 from flexvae_cli.commands._limits import ExactOption, Limits, MemoryOption, TileOption
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     Faults,
+    MaxBadOption,
     OptionalDevice,
     OptionalModel,
     OptionalOutput,
@@ -54,6 +56,7 @@ def infer(
     precision: Annotated[Arithmetic, typer.Option("--precision", help="How the net computes.")] = Arithmetic.FP32,
     device: OptionalDevice = None,
     workers: WorkersOption = 2,
+    max_bad: MaxBadOption = MAX_BAD,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +73,7 @@ def infer(
 
     folder = open_output(places.output, source_path(places.source), overwrite=overwrite)
     size = None if resize is None else parse_size(resize, "--resize")
-    metrics = _reconstruct_all(places, folder, limits, limit, size, workers, precision)
+    metrics = _reconstruct_all(places, folder, limits, limit, size, workers, max_bad, precision)
     if as_json:
         ui.json(metrics)
     else:
@@ -85,6 +88,7 @@ def _reconstruct_all(
     limit: int | None,
     size: tuple[int, int] | None,
     workers: int,
+    max_bad: float,
     precision: Arithmetic,
 ) -> dict[str, Any]:
     """Write everything; returns what is in metrics.json."""
@@ -102,7 +106,7 @@ def _reconstruct_all(
     items = items[:limit]  # after the names, which do not depend on it
     loaded = load_on(found, places.device, exact=limits.exact, fuse=limits.fuse, precision=precision.value)
     arithmetic = Precision(precision.value, loaded.device, "--precision")
-    loaded, faults = limits.applied(loaded, folder.root, "encoder", "decoder"), Faults()
+    loaded, faults = limits.applied(loaded, folder.root, "encoder", "decoder"), Faults(max_bad, len(items))
     each: list[tuple[str, str, Shape, Scores]] = []
     tiles: list[tuple[Tile, Tile]] = []
     try:

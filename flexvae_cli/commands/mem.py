@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.commands._mem_options import (
     Allocator,
     Checkpointing,
@@ -95,7 +96,6 @@ def mem(
     Takes real training steps on random samples in child processes, where memory that runs out harms nothing. With
     --gpu it predicts instead, for a GPU that need not be here.
     """
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan
 
     auto = checkpointing is Checkpointing.AUTO
@@ -143,7 +143,7 @@ def mem(
         "train.precision": None if mode is Mode.TRAIN else precision or "fp32",
     }
     own = [f"{key}={value}" for key, value in settled.items() if value is not None]
-    loaded = load_config(find_config(config), [*changes, *own])
+    loaded = loaded_config(config, [*changes, *own])
     if max_resolution:
         require_one_input(loaded)
     parameters = make_plan(loaded).parameters

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.commands._profile import profile_step
 from flexvae_cli.commands._telling import follow
 from flexvae_cli.commands._voice import Voice, follow_silently, one_voice
@@ -52,13 +53,9 @@ def _train(
     voice: Voice, config: Path | None, overrides: Sequence[str], resume: bool, force: bool, as_json: bool
 ) -> int:
     """Train, alone or with others, of whom one writes and speaks; returns the signal that stopped it."""
-    from flexvae_cli.config import find_config, load_config
     from flexvae_cli.plan import make_plan, require_inputs
 
-    path = find_config(config)
-    loaded = load_config(path, overrides)
-    for note in loaded.notes:
-        ui.say(f"note: {note}")
+    loaded = loaded_config(config, overrides)
     plan = make_plan(loaded)
     require_inputs(plan.settings)
     world = voice.meet(plan.settings.train)
@@ -76,7 +73,7 @@ def _train(
             events = loop.train(plan, gather(plan, world), run, resume=resume, force=force)
             if first:
                 shown = observed(recorded(events, run), observers)
-                summary, signal = follow(shown, run, path, plan.settings.train.max_steps or 0)
+                summary, signal = follow(shown, run, loaded.path, plan.settings.train.max_steps or 0)
             else:
                 summary, signal = {}, follow_silently(events)
     if as_json and first:

@@ -93,6 +93,8 @@ def keep_freed_memory(allocator: Literal["keep", "system"] = "keep") -> bool:
 def settle(allocator: Literal["keep", "system"] = "keep") -> None:
     """Set up memory and threads of this process; to be called before a GPU is used.
 
+    What `keep` has set stays where `system` follows in the same process: the heap, and CUDA's variable.
+
     Raises:
         UsageError: as for `keep_freed_memory`.
     """

@@ -13,17 +13,8 @@ from torch import Tensor
 
 from flexvae_cli import plugins
 from flexvae_cli.api.trace import Shape, text
-from flexvae_cli.engine.data.files import (
-    IMAGES,
-    MOST,
-    Chosen,
-    candidates,
-    checked_header,
-    choose,
-    found_in,
-    made,
-    wants,
-)
+from flexvae_cli.engine.data.choosing import IMAGES, Chosen, candidates, choose, found_in, made, wants
+from flexvae_cli.engine.data.files import MOST, checked_header
 from flexvae_cli.engine.data.opening import image_size
 from flexvae_cli.engine.data.sources import Item, list_images
 from flexvae_cli.engine.naming import OutputFolder, output_names

@@ -143,6 +143,8 @@ class Learner:
         buffers = [(b, b.clone()) for module in self.modules() for b in module.buffers()]
         totals: dict[str, Tensor] = {}
         for k, x in enumerate(micro_batches):
+            if isinstance(self.plan.settings.train.compile, str):  # CUDA graphs may use their memory again from here on
+                torch.compiler.cudagraph_mark_step_begin()
             seed_everything(self.plan.settings.train.seed, step, k * self.world.size + self.world.rank)
             share = len(x) / samples
             for name, value in self._backward(x, share, step, adversary).items():

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from flexvae_cli.engine.data.dataset import Fault, MicroBatch
 from flexvae_cli.engine.data.loader import nothing, training_batches
+from flexvae_cli.engine.data.tolerance import require_few_bad
 from flexvae_cli.engine.events import (
     Advanced,
     BadFileMet,
@@ -69,27 +70,27 @@ def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool, 
         run.path,
     )
     yield from notices
-    yield from (BadFileMet(*bad) for bad in trainer.source.bad)
+    told = set[str]()
+    yield from _met(trainer, trainer.source.bad, told)
     began = time.monotonic()
     with Interrupt(echo=0.0 if trainer.world.size == 1 else ECHO) as interrupt:
         if checkpoint is None and trainer.world.first:
             yield Saved(0, trainer.save(0))  # whatever is wrong with the disk shows now, not after an hour
         last = start
-        for event in _steps(trainer, start, interrupt):
+        for event in _steps(trainer, start, interrupt, told):
             last = event.step if isinstance(event, Advanced) else last
             yield event
         yield Finished(last, time.monotonic() - began, trainer.signal)
 
 
-def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event]:
-    """All steps from `start` on, with what is due after each.
+def _steps(trainer: Trainer, start: int, interrupt: Interrupt, told: set[str]) -> Iterator[Event]:
+    """All steps from `start` on, with what is due after each; `told` are the bad files that events told of.
 
     Several processes go through this together: what decides where one goes is the same in all of them.
     """
     train, learner, first = trainer.plan.settings.train, trainer.learner, trainer.world.first
     stream = _stream(trainer, start, interrupt)
     meter, clock = Meter(), time.monotonic()
-    told = {fault.name for fault in trainer.source.bad}
     if trainer.owes:
         yield from _validated(trainer, start, interrupt, told)
         if trainer.signal:
@@ -113,7 +114,7 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Event
         done = step + 1
         yield Advanced(done)
         agreed = trainer.agree(interrupt.signal, 0 < train.checkpoint_minutes * 60 <= time.monotonic() - clock, bad)
-        yield from _met(agreed.bad, told)
+        yield from _met(trainer, agreed.bad, told)
         yield from map(Noticed, agreed.notes)
         last = done == trainer.max_steps
         due = partial(_due, done, last or bool(trainer.signal))
@@ -145,7 +146,7 @@ def _validated(trainer: Trainer, done: int, interrupt: Interrupt, told: set[str]
     except Stopped:
         trainer.owes, trainer.signal = True, interrupt.signal
         return False
-    yield from _met(found.bad, told)
+    yield from _met(trainer, found.bad, told)
     yield Validated(done, found.values)
     return trainer.best.saw(done, found.values)
 
@@ -194,12 +195,17 @@ def _stream(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[Micr
         )
 
 
-def _met(bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:
-    """An event for every bad file that was not told of before."""
+def _met(trainer: Trainer, bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:
+    """An event for every bad file that was not told of before.
+
+    Raises:
+        DataError: there are more of them by now than `data.max_bad` puts up with.
+    """
     for fault in bad:
         if fault.name not in told:
             told.add(fault.name)
             yield BadFileMet(*fault)
+    require_few_bad(len(told), trainer.source.files, trainer.plan.settings.data.max_bad, "--set data.max_bad=")
 
 
 def _due(done: int, always: bool, every: int) -> bool:

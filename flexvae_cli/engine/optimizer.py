@@ -138,7 +138,7 @@ class Optimization:
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """A state in the memory layout of its parameter: fused forms go through both element by element, as they lie."""
-    if value.shape != parameter.shape:
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
         return value
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 

@@ -17,7 +17,7 @@ from flexvae_cli.config.settings import Settings
 from flexvae_cli.engine.build import build_vae
 from flexvae_cli.engine.checkpoint import Checkpoint, read_checkpoint
 from flexvae_cli.engine.data.loader import training_batches
-from flexvae_cli.engine.device import choose_device
+from flexvae_cli.engine.device import choose_device, settle
 from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.learner import Learner
 from flexvae_cli.engine.losses.total import TotalLoss
@@ -128,6 +128,7 @@ def _plan_of(checkpoint: Checkpoint, run: Path, content: dict[str, Any], device:
 
 def _trainer(plan: Plan, run: Path, checkpoint: Checkpoint) -> Trainer:
     train, data = plan.settings.train, plan.settings.data
+    settle(train.allocator)
     device = choose_device(train.device)
     set_determinism(train.deterministic, device)
     source = open_source(data, train.seed, [phase.shapes for phase in plan.phases])

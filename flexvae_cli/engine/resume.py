@@ -19,6 +19,7 @@ FREE_KEYS = (
     "adversarial.discriminator",  # the structures themselves are compared, not where they lie
     "data.cache",
     "data.cache_dir",
+    "data.max_bad",
     "data.source",  # the images are compared by name, not by where they lie; `changes` tells
     "data.timeout",
     "data.workers",

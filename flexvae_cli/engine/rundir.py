@@ -108,14 +108,14 @@ class RunDirectory:
 
     def append_bad_file(self, name: str, reason: str) -> None:
         """Adds an input file that could not be used to bad_files.jsonl."""
-        self._lines[self.bad_files].add(json.dumps({"file": name, "reason": reason}))
+        self._lines[self.bad_files].add(json.dumps({"name": name, "reason": reason}))
 
     def bad_file_names(self) -> set[str]:
         """The files that bad_files.jsonl has already; lines that cannot be read do not count."""
         found = set()
         for line in self.bad_files.read_text("utf-8", "replace").splitlines() if self.bad_files.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                found.add(str(json.loads(line)["file"]))
+                found.add(str(json.loads(line)["name"]))
         return found
 
     def write_preview(self, name: str, data: bytes) -> Path:

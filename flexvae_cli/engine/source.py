@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -15,17 +16,9 @@ from flexvae_cli.api.readers import ReaderSpec
 from flexvae_cli.api.trace import Shape
 from flexvae_cli.config.settings import DataTable
 from flexvae_cli.engine.data.buckets import usable
+from flexvae_cli.engine.data.choosing import IMAGES, Chosen, choose, found_in, made
 from flexvae_cli.engine.data.dataset import EvaluationImages, Fault, Sample, TrainingImages
-from flexvae_cli.engine.data.files import (
-    IMAGES,
-    Chosen,
-    FilePreparation,
-    choose,
-    found_in,
-    made,
-    samples_of,
-    usable_files,
-)
+from flexvae_cli.engine.data.files import FilePreparation, usable_files
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.readers.images import Images
@@ -35,6 +28,9 @@ from flexvae_cli.errors import DataError, Problem, UsageError
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registered
 from flexvae_cli.samples import MOST_AXES, MOST_CHANNELS
+
+Found = tuple[dict[Item, int], list[BadFile]]
+"""The files that can be used, each with the number of its bucket, and what is wrong with the others."""
 
 STRIP = 8  # images that every preview shows and latent statistics are measured on
 
@@ -78,6 +74,12 @@ class Source:
         """The number of images that training does not see."""
         return len(self.validation) if self.validation else 0
 
+    @cached_property
+    def files(self) -> int:
+        """The number of all that was found, usable or not: what is damaged behind its header is still in use."""
+        in_use = [*self.training.items, *(self.validation.items if self.validation else ())]
+        return len(in_use) + len({fault.name for fault in self.bad} - {item.name for item in in_use})
+
 
 def open_source(data: DataTable, seed: int, phases: Sequence[Sequence[Shape]] = ()) -> Source:
     """List and look at all images of `[data]`.
@@ -92,19 +94,20 @@ def open_source(data: DataTable, seed: int, phases: Sequence[Sequence[Shape]] = 
         UsageError: there are several buckets, and what is found are no images.
         DataError: a source is missing, or none of its images can be used.
     """
-    chosen = reader_of(data)
+    chosen, items = reader_of(data)
     preparation = preparation_for(data, chosen)
     shapes, largest = _by_bucket(phases or [[data.input]])
     if isinstance(preparation, FilePreparation):
-        chosen = _settled(data, chosen)
+        if len(shapes) > 1:
+            what, where = "has no meaning for what are no images", "data.max_aspect_ratio"
+            raise UsageError(what, where=where, hint="leave it out")
+        chosen, found = _settled(data, chosen, items, largest[0])
         preparation = preparation_for(data, chosen)
-    buckets, bad = _usable(data.source, preparation, shapes, largest, "data.source")
-    training = list(buckets)
-    if isinstance(data.validation, str):
-        found, more = _usable(data.validation, preparation, [data.input], [data.input], "data.validation")
-        held_out, bad = list(found), bad + more
     else:
-        training, held_out = split(training, data.validation)
+        found = usable(items, shapes, [preparation.at(each) for each in largest])
+    buckets, bad = _told(data.source, items, *found, "data.source")
+    training, held_out, more = _split(data, chosen, preparation, list(buckets), bucketed=len(shapes) > 1)
+    bad += more
     strip, more = _strip(EvaluationImages(held_out or training, preparation))
     numbers = [buckets[item] for item in training] if len(shapes) > 1 else []
     decisive = "\n".join([*(item.name for item in training), *map(str, numbers)])
@@ -119,17 +122,18 @@ def open_source(data: DataTable, seed: int, phases: Sequence[Sequence[Shape]] = 
     )
 
 
-def reader_of(data: DataTable) -> Chosen:
-    """What reads `data.source`: the reader that is named, or the first that fits and finds files.
+def reader_of(data: DataTable) -> tuple[Chosen, list[Item]]:
+    """What reads `data.source`, the reader that is named, or the first that fits and finds files; and what it finds.
 
     Raises:
         UsageError: the reader refuses its parameters.
         DataError: none finds a file.
     """
     registry = plugins.installed().registry
-    if data.reader is not None:
-        return made(registry, data.reader, data.model_extra or {})
-    return choose(registry, data.source, data.input, "data.source")[0]
+    if data.reader is None:
+        return choose(registry, data.source, data.input, "data.source")
+    chosen = made(registry, data.reader, data.model_extra or {})
+    return chosen, _listed(chosen, data.source, "data.source")
 
 
 def preparation_for(data: DataTable, chosen: Chosen) -> Preparation | FilePreparation:
@@ -139,12 +143,38 @@ def preparation_for(data: DataTable, chosen: Chosen) -> Preparation | FilePrepar
     return FilePreparation(data.input, chosen.reader, data.max_pixels)
 
 
-def _settled(data: DataTable, chosen: Chosen) -> Chosen:
-    """The reader with what the training files decide, such as the rate of sounds."""
-    _, _, headers = usable_files(
-        found_in(chosen, data.source, "data.source"), FilePreparation(data.input, chosen.reader, data.max_pixels)
-    )
-    return chosen.with_values(plugins.installed().registry, chosen.reader.settled(headers))
+def _listed(chosen: Chosen, source: str, where: str) -> list[Item]:
+    items = found_in(chosen, source, where)
+    if not items and isinstance(chosen.reader, Images):
+        return list_images(source, where=where)  # tells what is read
+    if not items:
+        raise DataError(f"no files in {shown(source)} that the reader takes", where=where)
+    return items
+
+
+def _settled(data: DataTable, chosen: Chosen, items: Sequence[Item], largest: Shape) -> tuple[Chosen, Found]:
+    """The reader with what the training files decide, such as the rate of sounds; and which of these it can use."""
+    good, bad, headers = usable_files(items, FilePreparation(data.input, chosen.reader, data.max_pixels))
+    settled = chosen.with_values(plugins.installed().registry, chosen.reader.settled(headers))
+    if settled is not chosen or largest != data.input:
+        good, bad, _ = usable_files(items, FilePreparation(largest, settled.reader, data.max_pixels))
+    return settled, (dict.fromkeys(good, 0), bad)
+
+
+def _split(
+    data: DataTable, chosen: Chosen, preparation: Preparation | FilePreparation, items: list[Item], *, bucketed: bool
+) -> tuple[list[Item], list[Item], list[Fault]]:
+    """What is trained on, what is held out, and what cannot be, since validation takes the centre at `data.input`."""
+    training, held_out, source = items, list[Item](), data.source
+    if isinstance(data.validation, str):
+        source = data.validation
+        held_out = _listed(chosen, source, "data.validation")
+    else:
+        training, held_out = split(items, data.validation)
+        if not held_out or not bucketed:  # all that can be trained on is as large as `data.input`
+            return training, held_out, []
+    good, bad = _told(source, held_out, *_usable(held_out, preparation), "data.validation")
+    return training, list(good), bad
 
 
 def _flips(data: DataTable, chosen: Chosen) -> bool:
@@ -175,20 +205,12 @@ def _by_bucket(phases: Sequence[Sequence[Shape]]) -> tuple[Sequence[Shape], list
     return phases[0], [tuple(map(max, zip(*shapes, strict=True))) for shapes in zip(*phases, strict=True)]
 
 
-def _usable(
-    source: str, preparation: Preparation | FilePreparation, shapes: Sequence[Shape], largest: list[Shape], where: str
-) -> tuple[dict[Item, int], list[Fault]]:
-    """The files of a source that can be used, each with its bucket, and the others."""
+def _usable(items: Sequence[Item], preparation: Preparation | FilePreparation) -> Found:
+    """The files that can be used at the shape of a preparation, and the others."""
     if isinstance(preparation, FilePreparation):
-        if len(shapes) > 1:
-            raise UsageError("has no meaning for what are no images", "data.max_aspect_ratio", hint="leave it out")
-        items = samples_of(preparation.reader, source, where)
-        if not items:
-            raise DataError(f"no files in {shown(source)} that the reader takes", where=where)
-        good, unusable, _ = usable_files(items, preparation.at(largest[0]))
-        return _told(source, items, dict.fromkeys(good, 0), unusable, where)
-    items = list_images(source, where=where)
-    return _told(source, items, *usable(items, shapes, [preparation.at(each) for each in largest]), where)
+        good, bad, _ = usable_files(items, preparation)
+        return dict.fromkeys(good, 0), bad
+    return usable(items, [preparation.shape], [preparation])
 
 
 def _told(

@@ -63,6 +63,11 @@ class DataTable(Table):
         64_000_000,
         description="larger files are refused from their header, before decoding; of sounds and volumes samples count",
     )
+    max_bad: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="the part of all files that may be unusable: with more, and more than ten, training ends with exit "
+        "code 3; every one is reported",
+    )
     draft: bool = Field(
         True,
         description="decode JPEGs that are scaled down at 1/2, 1/4 or 1/8 of their size where that is enough: several "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,19 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexvae_cli.api.readers import About, BadFile, Header, Reader, ReaderSpec
+from flexvae_cli.api.readers import About, BadFile, Header, Reader
 from flexvae_cli.api.trace import Shape, text
-from flexvae_cli.engine.data.members import Member, is_fault
 from flexvae_cli.engine.data.readers.span import require_finite
-from flexvae_cli.engine.data.sources import THREADS, Item, head_of, list_files
+from flexvae_cli.engine.data.sources import THREADS, Item
 from flexvae_cli.engine.randomness import generator
-from flexvae_cli.errors import DataError, Problem, UsageError, listed
-from flexvae_cli.parameters import bind_values
-from flexvae_cli.paths import shown
-from flexvae_cli.registry import Registered, Registry
 
-IMAGES = "images"
-MOST_TOLD = 5  # of what is wrong
 MOST = 64_000_000  # positions of a file, where nothing else is said
 
 
@@ -158,100 +150,3 @@ def usable_files(items: Sequence[Item], preparation: FilePreparation) -> tuple[l
         seen = list(pool.map(preparation.look, items))
     good = [item for item, found in zip(items, seen, strict=True) if isinstance(found, Header)]
     return good, [found for found in seen if isinstance(found, BadFile)], [f for f in seen if isinstance(f, Header)]
-
-
-# ---------------------------------------------------------------------------------------------------- which reader
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A reader, and what it takes to have the same one again.
-
-    Attributes:
-        name: `images`, or what a plugin calls it.
-        values: its parameters.
-        reader: made of them.
-    """
-
-    name: str
-    values: Mapping[str, Any]
-    reader: Reader
-
-    def recorded(self) -> dict[str, Any]:
-        """What a model, or a folder of latents, says of it under `preprocessing`."""
-        return {"reader": self.name, "parameters": dict(self.values)}
-
-    def with_values(self, registry: Registry, values: Mapping[str, Any]) -> Chosen:
-        """The same reader with other values of some parameters."""
-        return made(registry, self.name, {**self.values, **values}) if values else self
-
-
-def made(registry: Registry, name: str, values: Mapping[str, Any], where: str = "data") -> Chosen:
-    """The reader of that name.
-
-    Raises:
-        UsageError: there is none, or the values are not its.
-    """
-    found = registry.find("reader", name)
-    if not isinstance(found, Registered):
-        raise UsageError(found)
-    problems: list[Any] = []
-    given = {key: value for key, value in values.items() if value is not None}
-    bound = bind_values(found.spec, given, where, problems)
-    if bound is None:
-        raise UsageError(*problems)
-    try:
-        return Chosen(name, dict(bound.values), found.spec(**bound.values))
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}", where=where) from error
-
-
-def found_in(chosen: Chosen, source: str, where: str) -> list[Item]:
-    """The samples of a source that a reader reads, sorted by name."""
-    return samples_of(chosen.reader, source, where)
-
-
-def samples_of(reader: Reader, source: str, where: str) -> list[Item]:
-    """The samples of a source: those that the reader lists itself, or every file that it wants; sorted by name."""
-    own = None if source.startswith("builtin:") else reader.listed(Path(source))
-    if own is None:
-        return list_files(source, lambda name, head: reader.finds(name, head()), where=where)
-    return [Item(name, path) for name, path in sorted(own, key=lambda each: os.fsencode(each[0]))]
-
-
-def wants(reader: Reader, path: Path) -> bool:
-    """Whether a reader wants a file."""
-    return reader.finds(path.name, head_of(path))
-
-
-def candidates(registry: Registry, shape: Shape) -> list[str]:
-    """The names of the readers whose samples can have as many axes, those of this package first."""
-    found = [each.spec for each in registry.all("reader")]
-    fitting = [spec.name for spec in found if isinstance(spec, ReaderSpec) and len(shape) - 1 in spec.axes]
-    order = {name: index for index, name in enumerate((IMAGES, "audio", "volumes", "arrays"))}
-    return sorted(fitting, key=lambda name: (order.get(name, len(order)), name))
-
-
-def choose(registry: Registry, source: str, shape: Shape, where: str) -> tuple[Chosen, list[Item]]:
-    """The first reader that finds files in a source, with its defaults, and these files.
-
-    Raises:
-        DataError: none does.
-    """
-    if source.startswith("builtin:"):
-        chosen = made(registry, IMAGES, {})
-        return chosen, found_in(chosen, source, where)
-    names, bad = candidates(registry, shape), list[Problem]()
-    for name in names:
-        chosen = made(registry, name, {})
-        items = found_in(chosen, source, where)
-        if any(not is_fault(item.path) for item in items) and (
-            len(items) > 1 or items[0].path != Path(source) or wants(chosen.reader, items[0].path)
-        ):
-            return chosen, items
-        bad = bad or [Problem(item.path.place.fault, item.name) for item in items if isinstance(item.path, Member)]
-    axes = len(shape) - 1
-    have = "1 axis" if axes == 1 else f"{axes} axes"
-    what = f"nothing to read in {shown(Path(source))}: samples of {text(shape)} have {have}"
-    hint = f"readers for that: {listed(names, last='and')}; see docs/data.md"
-    raise DataError(Problem(what, where, hint=hint), *bad[:MOST_TOLD])

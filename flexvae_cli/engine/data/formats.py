@@ -15,7 +15,6 @@ IMAGE_EXTENSION = re.compile(
     re.IGNORECASE,
 )
 PPM_HEADER = re.compile(rb"P[1-6]\s+[0-9#]|P[fF]\s+[0-9]")
-SNIFFED = 32  # bytes that `sniffed` looks at
 
 
 @cache

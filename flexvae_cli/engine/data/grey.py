@@ -61,7 +61,7 @@ def grey_plane(path: Path, image: Image.Image, span: Span) -> tuple[Image.Image,
         raise BadFile(path, f"holds whole numbers of unknown range: {HOW_TO_STATE}, or save it with 16 bits, unsigned")
     else:
         low, high = 0.0, 1.0
-    wide: Any = numbers.astype(np.float64 if _is_whole(image) else np.float32)
+    wide: Any = numbers.astype(np.float64 if span.stated or _is_whole(image) else np.float32)  # ends may lie far apart
     plane = ((wide - low) / (high - low)).astype(np.float32)  # (h, w)
     if about:
         plane = plane.clip(0, 1)

@@ -56,8 +56,8 @@ else:
 class Member(_Path):
     """The path `SHARD.tar/NAME`, which can be opened, measured and sent to workers as that of any file can.
 
-    Paths made from it (its parent, say) are ordinary ones. A library that is given it as text finds no file: see
-    `handed`.
+    Paths made from it (its parent, say) are those of ordinary files. A library that is given it as text finds no file:
+    see `handed`.
 
     Args:
         name: of the member; relative.
@@ -76,7 +76,7 @@ class Member(_Path):
         self._place = place
 
     def __reduce__(self) -> Any:
-        return Member, (self._name, self._place)
+        return (Path, (str(self),)) if self.place is None else (Member, (self._name, self._place))
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:  # asked by Python 3.12 and later
         return Path(*segments)
@@ -86,15 +86,15 @@ class Member(_Path):
         return Path(os.path.dirname(self))  # noqa: PTH120 - pathlib's own would be a member before Python 3.12
 
     @property
-    def place(self) -> Place:
-        """Where it lies."""
-        return self._place
+    def place(self) -> Place | None:
+        """Where it lies; None of a path made from a member's, which is of this class too until Python 3.12."""
+        return getattr(self, "_place", None)
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:  # noqa: ARG002 - pathlib's signature
-        return True
+        return self.place is not None or super().exists()
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:  # noqa: ARG002 - pathlib's signature
-        return True
+        return self.place is not None or super().is_file()
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """What the system says of the tar, with the size of the member.
@@ -103,14 +103,16 @@ class Member(_Path):
             BadMember: it cannot be read.
             OSError: the tar cannot.
         """
-        self._require_sound()
-        there = self.place.shard.path.stat(follow_symlinks=follow_symlinks)
+        place = self._sound()
+        if place is None:
+            return super().stat(follow_symlinks=follow_symlinks)
+        there = place.shard.path.stat(follow_symlinks=follow_symlinks)
         times = {
             f"st_{each}{unit}": getattr(there, f"st_{each}{unit}")
             for each in ("atime", "mtime", "ctime")
             for unit in ("", "_ns")
         }
-        return os.stat_result((*there[:6], self.place.bytes, *there[7:10]), times)
+        return os.stat_result((*there[:6], place.bytes, *there[7:10]), times)
 
     def open(  # type: ignore[override]  # of the modes that there are only those that read
         self,
@@ -126,32 +128,37 @@ class Member(_Path):
             BadMember: it cannot be read, or its tar was changed since its headers were read.
             OSError: the tar cannot be read.
         """
+        place = self._sound()
+        if place is None:
+            return super().open(mode, buffering, encoding, errors, newline)
         if set(mode) - set("rbt"):
             raise io.UnsupportedOperation("a file inside a tar can be read only")
-        self._require_sound()
-        raw: Any = _Range(self)
+        file = place.shard.path.open("rb", buffering=0)
+        now = os.fstat(file.fileno())
+        if (now.st_size, now.st_mtime_ns) != place.shard[1:]:
+            file.close()
+            raise BadMember(self, "is in a tar that was changed since it was listed")
+        raw: Any = _Range(file, place)
         if buffering == 0 and "b" in mode:
             return raw  # type: ignore[no-any-return]
         buffered = io.BufferedReader(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
-    def _require_sound(self) -> None:
-        if self.place.fault:
-            raise BadMember(self, self.place.fault)
+    def _sound(self) -> Place | None:
+        """`place`, once it is known that it can be read."""
+        place = self.place
+        if place is not None and place.fault:
+            raise BadMember(self, place.fault)
+        return place
 
 
 class _Range(io.RawIOBase):
-    """The content of a member, from its first byte to its last."""
+    """The content of a member, from its first byte to its last, in its tar, which is closed with it."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, file: io.FileIO, place: Place) -> None:
         super().__init__()
-        place = member.place
+        self._file = file
         self._start, self._bytes, self._at = place.start, place.bytes, 0
-        self._file = place.shard.path.open("rb", buffering=0)
-        now = os.fstat(self._file.fileno())
-        if (now.st_size, now.st_mtime_ns) != place.shard[1:]:
-            self.close()
-            raise BadMember(member, "is in a tar that was changed since it was listed")
 
     def readable(self) -> bool:
         return True
@@ -182,15 +189,21 @@ class _Range(io.RawIOBase):
         super().close()
 
 
-def is_fault(path: Path) -> bool:
-    """Whether a path is of a member that cannot be read."""
-    return isinstance(path, Member) and bool(path.place.fault)
+def place_of(path: Path) -> Place | None:
+    """Where a member of a tar lies; None of any other path."""
+    return path.place if isinstance(path, Member) else None
+
+
+def fault_of(path: Path) -> str:
+    """Why a member of a tar cannot be read; empty where it can, and of any other path."""
+    place = place_of(path)
+    return "" if place is None else place.fault
 
 
 @contextmanager
 def handed(path: Path) -> Iterator[Path | IO[bytes]]:
     """What a library is given to read a file: its path, or a member of a tar opened."""
-    if not isinstance(path, Member):
+    if place_of(path) is None:
         yield path
         return
     with path.open("rb") as file:
@@ -199,4 +212,5 @@ def handed(path: Path) -> Iterator[Path | IO[bytes]]:
 
 def on_disk(path: Path) -> tuple[Path, int]:
     """The file whose bytes those of a path are, and where they begin there: for memory maps."""
-    return (path.place.shard.path, path.place.start) if isinstance(path, Member) else (path, 0)
+    place = place_of(path)
+    return (path, 0) if place is None else (place.shard.path, place.start)

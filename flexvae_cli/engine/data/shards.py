@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from flexvae_cli.engine.data.formats import SNIFFED
+from flexvae_cli.api.readers import HEAD
 from flexvae_cli.engine.data.members import Member, Place, Shard
 from flexvae_cli.engine.data.tar_headers import TarHeader, tar_headers
 
@@ -71,6 +71,7 @@ class _Index:
         self.found: list[tuple[str, Place]] = []
         self.names: set[str] = set()
         self.classes: dict[str, str] = {}
+        self.number = 0  # in the name of the last member that was renamed
 
     def add(self, file: IO[bytes], header: TarHeader, finds: Finds) -> None:
         """Note a header, where it is of something that counts."""
@@ -82,7 +83,9 @@ class _Index:
         elif header.folder or not name or any(part.startswith(".") or part == "__MACOSX" for part in parts):
             return
         elif name.endswith(CLASS):
-            if header.bytes <= MOST_CLASS:
+            if header.bytes > MOST_CLASS:
+                self._keep(name, header, f"names a class in {header.bytes:,} bytes; {MOST_CLASS} are the most")
+            else:
                 self.classes.setdefault(_key(name), _head(file, header).decode("utf-8", "replace").strip())
         elif finds(parts[-1], lambda: _head(file, header)):
             self._keep(name, header, "is in its tar more than once; the first is read" if name in self.names else "")
@@ -98,10 +101,12 @@ class _Index:
         return self.classes.get(_key(name), name.partition("/")[0] if "/" in name else "")
 
     def _keep(self, name: str, header: TarHeader, fault: str) -> None:
-        if name in self.names:
-            name += f" (member {len(self.found) + 1} of those that count)"
-        self.names.add(name)
-        self.found.append((name, Place(self.shard, header.start, header.bytes, fault)))
+        unique = name
+        while unique in self.names:
+            self.number = max(self.number, len(self.found)) + 1  # only up: hostile names cost a step each, once
+            unique = f"{name} (member {self.number} of those that count)"
+        self.names.add(unique)
+        self.found.append((unique, Place(self.shard, header.start, header.bytes, fault)))
 
 
 def _strange(name: str, parts: Iterable[str]) -> str:
@@ -119,7 +124,7 @@ def _strange(name: str, parts: Iterable[str]) -> str:
 
 def _head(file: IO[bytes], header: TarHeader) -> bytes:
     file.seek(header.start)
-    return file.read(min(SNIFFED, header.bytes))
+    return file.read(min(HEAD, header.bytes))
 
 
 def _key(name: str) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from flexvae_cli.api.readers import HEAD
 from flexvae_cli.assets import BUILTIN_SOURCES
-from flexvae_cli.engine.data.formats import SNIFFED, is_image, readable
-from flexvae_cli.engine.data.members import is_fault
+from flexvae_cli.engine.data.formats import is_image, readable
+from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.opening import BadFile, image_size
 from flexvae_cli.engine.data.shards import Finds, is_shard, members
 from flexvae_cli.engine.randomness import seed_of
@@ -54,7 +55,7 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
         DataError: there is no such path, a folder in it cannot be listed, or there are no images in it.
     """
     hint = f"formats that are read: {', '.join(readable())}, PAM"
-    items = list_files(source, _is_image, where=where)
+    items = list_files(source, finds_image, where=where)
     if not items:
         raise DataError(f"no images in {shown(Path(source))}", where=where, hint=hint)
     return items
@@ -88,8 +89,9 @@ def list_files(source: str, finds: Finds, *, where: str = "data.source") -> list
             elif alone:
                 files.append(item)
     except OSError as error:
-        raise DataError(f"cannot list {error.filename}: {(error.strerror or '').lower()}", where=where) from error
-    first = next((item for item in inside if not is_fault(item.path)), None)
+        at = error.filename or shown(root)  # what goes wrong inside a file has no name
+        raise DataError(f"cannot list {at}: {(error.strerror or '').lower()}", where=where) from error
+    first = next((item for item in inside if not fault_of(item.path)), None)
     if files and first:
         what = f"{shown(root)} has files beside tars of such files: {files[0].name} and {first.name}"
         raise DataError(what, where=where, hint="give a folder of either, lest what was unpacked counts twice")
@@ -193,11 +195,11 @@ def head_of(path: Path) -> bytes:
     """The first bytes of a file, which tell of which kind it is; none where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return file.read(SNIFFED)
+            return file.read(HEAD)
     except OSError:
         return b""
 
 
-def _is_image(name: str, head: Callable[[], bytes]) -> bool:
+def finds_image(name: str, head: Callable[[], bytes]) -> bool:
     """Whether a file counts as an image, to be read or to be reported; it is opened where its name does not tell."""
     return is_image(name, b"") or is_image(name, head())

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
 MOST_EXTRA = 1 << 20  # bytes of a long name, or of what else stands before a header
+MOST_PADDING = 1 << 24  # bytes behind the end that are looked at; writers pad to some KiB
 MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # gzip, bzip2, xz, zstd, lz4
 COMPRESSED = "is compressed, and nothing in it can be found without unpacking it: decompress it to a plain .tar first"
 KINDS = {
@@ -79,6 +80,7 @@ def tar_headers(file: IO[bytes], there: int) -> Iterator[TarHeader]:
                 yield header._replace(fault=header.fault or fault)
                 return
             yield header
+        _require_end(file, at)
     except _Damaged as damage:
         yield TarHeader("", fault=str(damage))
 
@@ -127,6 +129,28 @@ def _block(file: IO[bytes], at: int, there: int) -> bytes | None:
     if not at:
         raise _Damaged(_foreign(block))
     raise _Damaged(f"has no end: it stops after {there:,} bytes, and members may be missing")
+
+
+def _require_end(file: IO[bytes], at: int) -> None:
+    """Refuse an end that is none: an empty block by itself, or one with another tar behind it.
+
+    Raises:
+        _Damaged: what there is more is not read.
+    """
+    file.seek(at + BLOCK)
+    for number in range(MOST_PADDING // BLOCK):
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            return
+        if not block.strip(b"\0"):
+            continue
+        if number == 0:
+            raise _Damaged(f"is damaged at byte {at:,} (a lone empty block): what stands behind is not read")
+        try:
+            _parsed(block, at)
+        except _Damaged:
+            return  # whatever it is, it is no tar
+        raise _Damaged("holds another tar behind its end, which is not read")
 
 
 def _foreign(head: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from flexvae_cli.api.readers import file_of
 from flexvae_cli.engine.metrics import MS_SSIM_SIDE, SSIM_WINDOW
 from flexvae_cli.engine.reading import digest_of, reading
 from flexvae_cli.errors import DataError, ModelError
@@ -66,10 +67,10 @@ def digest_of_images(items: Iterable[Item]) -> tuple[int, str]:
 
 
 def _content(path: Path) -> bytes:
-    inside = not path.is_file() and path.parent.is_file()  # a sample of a file that holds many
+    file = file_of(path)
     try:
-        with reading(path):
-            return _digest(path.parent, path.parent.stat().st_mtime_ns) if inside else _digest_now(path)
+        with reading(file):
+            return _digest_now(path) if file == path else _digest(file, file.stat().st_mtime_ns)
     except ModelError as error:
         raise DataError(*error.problems) from None
 

@@ -9,6 +9,7 @@ positions and channels lie in memory. `norm_silu_triton.py` is the same for GPUs
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ class NormSilu(Fusion):
     @classmethod
     def of(cls, first: nn.Module, second: nn.Module, *, wide: bool = True, always: bool = False) -> NormSilu | None:
         """The fusion of two layers, where they are such a pair."""
-        if type(first) is not nn.GroupNorm or type(second) is not nn.SiLU or first.weight is None:
+        if type(first) is not nn.GroupNorm or type(second) is not nn.SiLU or not _weighted(first):
             return None
         return cls(first, second, wide=wide, always=always)
 
@@ -56,15 +57,20 @@ class NormSilu(Fusion):
         return group_norm_silu(x, norm, wide=self.wide)
 
 
+def _weighted(norm: nn.GroupNorm) -> bool:
+    """Whether it has weights and biases."""
+    return norm.weight is not None and norm.bias is not None
+
+
 def norm_silu(norm: nn.Module, x: Tensor, *, wide: bool = True, always: bool = False) -> Tensor:
     """silu(norm(x)), for the place in a block where the two follow each other.
 
     Args:
-        norm: any norm; the function is used for a GroupNorm with weights that nobody looks at.
+        norm: any norm; the function is used for a GroupNorm with weights and biases that nobody looks at.
         x: (b, c, *space).
         wide, always: as in `NormSilu`.
     """
-    if type(norm) is not nn.GroupNorm or norm.weight is None or looked_at(norm):
+    if type(norm) is not nn.GroupNorm or not _weighted(norm) or looked_at(norm):
         return F.silu(norm(x))
     if not (always or rules.norm_silu_pays(x, norm.num_groups)):
         return F.silu(norm(x))
@@ -99,7 +105,7 @@ class _GroupNormSilu(torch.autograd.Function):
         b, c = x.shape[:2]
         inner = x.to(weight.dtype) if wide else x
         scale, shift = (weight, bias) if rules.on_cpu(x.device) else (weight.to(inner), bias.to(inner))
-        y, mean, deviation = ATEN.native_group_norm(inner, scale, shift, b, c, x[0, 0].numel(), groups, eps)
+        y, mean, deviation = ATEN.native_group_norm(inner, scale, shift, b, c, prod(x.shape[2:]), groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, deviation)
         return F.silu(y, inplace=True).to(x.dtype)
 
@@ -109,9 +115,9 @@ class _GroupNormSilu(torch.autograd.Function):
         x, weight, bias, mean, inverse = ctx.saved_tensors  # once: a checkpoint gives them one time
         dtype = x.dtype
         b, c, *space = x.shape
-        mean, inverse = (t.to(weight.dtype).view(b, -1, 1) for t in (mean, inverse))  # (b, groups, 1)
+        mean, inverse = (t.to(weight.dtype).unsqueeze(2) for t in (mean, inverse))  # (b, groups, 1)
         groups = mean.shape[1]
-        grouped, flat, wide = (b, groups, -1), (b, c), (b, c, *(1 for _ in space))
+        grouped, flat, wide = (b, groups, c // groups), (b, c), (b, c, *(1 for _ in space))
         a = (inverse * weight.view(1, groups, -1)).reshape(flat)  # y = a x + shift
         shift = bias - (mean * a.view(grouped)).reshape(flat)
         x = x.to(weight.dtype)
@@ -120,7 +126,7 @@ class _GroupNormSilu(torch.autograd.Function):
         axes = tuple(range(2, x.dim()))
         sums, products = dy.sum(axes), (dy * x).sum(axes)  # (b, c), of dy and of dy x
         group_sums, group_products = ((each * weight).view(grouped).sum(2, keepdim=True) for each in (sums, products))
-        count = x[0].numel() // groups
+        count = c // groups * prod(space)
         slope = (group_sums * mean - group_products) * inverse**3 / count  # of x in dx, (b, groups, 1)
         constant = -slope * mean - group_sums * inverse / count
         each = (1, 1, c // groups)

@@ -8,6 +8,7 @@ deterministic. Contiguous and channels-last differ in strides alone, and so does
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -31,9 +32,15 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def works(device: torch.device) -> bool:
-    """Whether kernels can be made for a device: it may be too old, or a compiler missing."""
+    """Whether kernels can be made for a device: it may be too old, or a compiler missing.
+
+    Raises:
+        OutOfMemoryError: there is no memory to find out.
+    """
     try:
         _one_group(device)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # what a driver, a compiler and a linker fail with have nothing in common
         return False
     return True
@@ -108,7 +115,7 @@ class Cut:
     def of(cls, x: Tensor, groups: int) -> Cut:
         """The cut of a tensor (b, c, *space), contiguous or channels-last."""
         samples, channels = x.shape[:2]
-        positions = x[0, 0].numel()
+        positions = prod(x.shape[2:])
         side_by_side = not x.is_contiguous()  # channels are
         if side_by_side:
             wide = min(WIDEST, triton.next_power_of_2(channels))
@@ -117,7 +124,8 @@ class Cut:
             long = min(TILE, triton.next_power_of_2(positions))
             wide = min(TILE // long, triton.next_power_of_2(channels))
         strides = (channels * positions, 1, channels) if side_by_side else (channels * positions, positions, 1)
-        return cls(samples, channels, positions, strides, channels // groups, (wide, long), max(1, DEPTH // long))
+        steps = max(1, min(DEPTH // long, -(-positions // long)))
+        return cls(samples, channels, positions, strides, channels // groups, (wide, long), steps)
 
     @property
     def tiles(self) -> int:

@@ -90,6 +90,7 @@ class LatentDataset(Dataset[LatentSample]):
         manifest = read_manifest(self.path)
         about = manifest.latents
         self.layout = manifest.layout
+        self._numbers = about.value != INDICES
         self.labels = list(manifest.labels)
         self.weights_hash = manifest.model.weights_hash
         self.scaling: Scaling = scaling or about.scaling
@@ -100,6 +101,8 @@ class LatentDataset(Dataset[LatentSample]):
         if not self._images:
             there = ", ".join(text(each) for each in self.shapes)
             raise UsageError(f"holds no latents of shape {text(shape or ())}, only of {there}", where=str(self.path))
+        if scaling == "normalized":
+            self.require_numbers()
         self.normalization = (
             self._normalization(about.statistics) if "normalized" in (self.scaling, about.scaling) else None
         )
@@ -108,8 +111,16 @@ class LatentDataset(Dataset[LatentSample]):
         self._flips = flips and about.flip
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that workers that persist see it change
         if verify:
-            for file in manifest.files:
-                verified_file(self.path, file, self.layout, self.values)
+            self.verify()
+
+    def verify(self) -> None:
+        """Read all files through and through and compare them with the manifest.
+
+        Raises:
+            ModelError: one is not what the manifest says.
+        """
+        for file in self._files.values():
+            verified_file(self.path, file, self.layout, self.values)
 
     @property
     def names(self) -> list[str]:
@@ -147,6 +158,10 @@ class LatentDataset(Dataset[LatentSample]):
             z = z + self.values.numbers(row, flip, STD) * noise
         return LatentSample(self._scaled(z)[0], image.label)
 
+    def image(self, index: int) -> LatentImage:
+        """What the manifest says of the image of a latent."""
+        return self._images[index]
+
     def shape_of(self, index: int) -> Shape:
         """(c, *space) of a latent."""
         return self._shape_of(self._images[index])
@@ -158,8 +173,7 @@ class LatentDataset(Dataset[LatentSample]):
             ModelError: its file is missing, or not what the manifest says, or holds indices, which are no numbers.
         """
         image = self._images[index]
-        if self.values.width is not None:
-            raise ModelError("holds indices of a quantizer, which are no numbers", where=str(self.path))
+        self.require_numbers()
         row = {key: tensor[image.index : image.index + 1] for key, tensor in self._opened(image.file).items()}
         mean = self._scaled(self.values.numbers(row))[0]
         return mean, self._widened(self.values.numbers(row, part=STD))[0] if self._samples else None
@@ -201,6 +215,16 @@ class LatentDataset(Dataset[LatentSample]):
     def __getstate__(self) -> dict[str, Any]:
         """What a worker is given: all but the files that are open."""
         return {key: value for key, value in self.__dict__.items() if key != "_cache"}
+
+    def require_numbers(self) -> None:
+        """Refuse what a quantizer made.
+
+        Raises:
+            ModelError: what is stored are indices.
+        """
+        if not self._numbers:
+            what = "holds indices of a quantizer, which are no numbers that an autoencoder could take"
+            raise ModelError(what, where=str(self.path), hint="encode with `--latents raw`")
 
     def require_model(self, weights_hash: str) -> None:
         """Refuse to go on with another model than that which made the latents.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from flexvae_cli.api.trace import text
 from flexvae_cli.engine.data.dataset import Fault
-from flexvae_cli.engine.data.members import is_fault
+from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.sources import THREADS, Item
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flexvae_cli.api import Shape
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # of a class, as tars name it
+MOST_PER_LABEL, SPARE_LABELS = 10, 1000  # classes that numbers may count, for those that there are
 ROOM = 1 << 28  # most bytes of latents that a unit holds in memory
 
 
@@ -65,12 +66,16 @@ class Unit:
 def labels_of(items: Iterable[Item]) -> list[str]:
     """The classes of a source: sorted bytewise; where all are numbers that tars name, those from 0 to the highest.
 
+    A highest one that leaves nearly all below it without an image is a name like any other.
+
     `""` stands for images that are in no class.
     """
-    items = [item for item in items if not is_fault(item.path)]
+    items = [item for item in items if not fault_of(item.path)]
     labels = {label_of(item) for item in items}
     if labels and all(item.label is not None for item in items) and all(map(NUMBER.fullmatch, labels)):
-        return [str(number) for number in range(max(map(int, labels)) + 1)]
+        count = max(map(int, labels)) + 1
+        if count <= MOST_PER_LABEL * len(labels) + SPARE_LABELS:
+            return [str(number) for number in range(count)]
     return sorted(labels, key=lambda name: name.encode("utf-8", "surrogateescape"))
 
 

@@ -6,6 +6,7 @@ like cuDNN reads from `device_properties/`, a file for each, filled in from the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -163,12 +164,13 @@ def cudnn_for(gpu: str) -> Cudnn | None:
     """cuDNN as it would be on a GPU; None where the frontend, a cuDNN that can do so, or the GPU's file is missing.
 
     Args:
-        gpu: its name in `devices.GPUS`.
+        gpu: its name in `devices.GPUS`, or CUDA's own.
     """
-    file = PROPERTIES / f"{gpu}.json"
-    if not file.is_file():
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in PROPERTIES.glob("*.json")}
+    properties = next((t for name, t in texts.items() if gpu in (name, json.loads(t)["deviceName"])), None)
+    if properties is None:
         return None
     try:
-        return Cudnn(import_module("cudnn"), file.read_text(encoding="utf-8"))
+        return Cudnn(import_module("cudnn"), properties)
     except (ImportError, OSError, AttributeError, RuntimeError):  # another `cudnn`, or too old a one
         return None

@@ -37,7 +37,7 @@ class Followed:
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self.notes: list[str] = []
+        self.notes = list(question.notes)
         settings = Settings.model_validate(question.document)
         self.plan = make_plan(Config(settings, Path(question.config), question.document))
         self.tf32 = settings.train.precision == "tf32"
@@ -98,6 +98,8 @@ class Followed:
         if train.compile and self.question.mode == "train":
             changes["compile"] = False
             self.notes.append("train.compile is left out; compiled nets keep less")
+            if isinstance(train.compile, str):
+                self.notes.append("CUDA graphs hold memory of their own that is not counted; use --probe always")
         if self.question.processes > 1:
             self.notes.append("NCCL's own memory is an allowance, not a prediction")
         return settings.model_copy(update={"train": train.model_copy(update=changes)})

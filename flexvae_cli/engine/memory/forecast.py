@@ -36,6 +36,7 @@ class Question:
         what_if: whether to look at what would help.
         choose: whether to choose entries to recompute, so that `batch` fits.
         resolution: whether to look for the largest input at `batch`.
+        notes: what the question leaves out, to be told with the answer.
     """
 
     document: dict[str, Any]
@@ -51,6 +52,7 @@ class Question:
     what_if: bool = False
     choose: bool = False
     resolution: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

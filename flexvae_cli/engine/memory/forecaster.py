@@ -30,6 +30,8 @@ def predict(question: Question) -> Forecast:
         question = with_recomputed(question, chosen)
     followed, memory = Followed(question), question.memory
     tracker, whole = followed.at(question.batch), followed.replayed(question.batch)
+    if question.asserted is not None:
+        followed.at(question.asserted)  # first, for the margin to be the same for all
     most = largest(followed)
     peak = tracker.peak
     held = tracker.held_at(peak.event)

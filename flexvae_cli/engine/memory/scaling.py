@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from flexvae_cli.engine.memory.child import Trial
 from flexvae_cli.engine.memory.following import Followed
 from flexvae_cli.engine.memory.search import MOST, Found, largest_batch
 from flexvae_cli.engine.memory.tracker import Tracker
 
+T = TypeVar("T")
 AIMS = 3  # each by the last two batches, for some storages have a bend
 STATES = ("parameters", "state", "ema")  # what does not depend on the batch
 
@@ -36,14 +38,27 @@ class Largest:
 
 def safest(followed: Followed) -> Found:
     """The largest batch that fits with the margin; it was followed itself."""
-    return _Aim(followed).search(followed.safe, followed.safely, followed.question.batch)
+    return _with_one_margin(
+        followed, lambda: _Aim(followed).search(followed.safe, followed.safely, followed.question.batch)
+    )
 
 
 def largest(followed: Followed) -> Largest:
     """The largest batches of a question; each was followed itself."""
+    return _with_one_margin(followed, lambda: _largest(followed))
+
+
+def _largest(followed: Followed) -> Largest:
     safe = safest(followed)
     limit = _Aim(followed).search(followed.just, followed.barely, max(1, safe.largest))
     return Largest(safe.largest, safe.beyond.batch if safe.beyond else None, limit.largest)
+
+
+def _with_one_margin(followed: Followed, search: Callable[[], T]) -> T:
+    """What a search finds; anew where a batch was left to the rule on the way: the margin is wider from then on."""
+    margin = followed.margin
+    found = search()
+    return found if followed.margin == margin else search()
 
 
 def _second(followed: Followed) -> int:

@@ -78,7 +78,7 @@ def bad_files(path: Path, problems: list[str]) -> Iterator[tuple[str, str]]:
     for line in text(path, problems).split("\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             found = json.loads(line)
-            yield str(found["file"]), str(found["reason"])
+            yield str(found["name"]), str(found["reason"])
 
 
 def skipped(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:

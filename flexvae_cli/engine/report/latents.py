@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flexvae_cli.config.settings import DataTable
+from flexvae_cli.engine.data.choosing import found_in
 from flexvae_cli.engine.data.dataset import EvaluationImages, Sample
-from flexvae_cli.engine.data.files import found_in
 from flexvae_cli.engine.data.sources import split
 from flexvae_cli.engine.evaluation.channels import LatentStatistics
 from flexvae_cli.engine.model import Model, load
@@ -64,9 +64,10 @@ def images_of(model: Model, table: Any, count: int) -> Tensor:
     except ValidationError:
         raise ModelError("the settings of the run are of another FlexVAE", where=str(model.path)) from None
     validation = data.validation
-    chosen = reader_of(data)
-    items = found_in(chosen, validation if isinstance(validation, str) else data.source, "data.source")
-    if not isinstance(validation, str):
+    chosen, items = reader_of(data)
+    if isinstance(validation, str):
+        items = found_in(chosen, validation, "data.validation")
+    else:
         training, held_out = split(items, validation)
         items = held_out or training
     images, found = EvaluationImages(items, preparation_for(data, chosen)), list[Tensor]()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -16,12 +17,13 @@ from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
 from flexvae_cli.api.trace import text
 from flexvae_cli.engine.latents.dataset import LatentDataset
-from flexvae_cli.engine.latents.values import INDICES, LATENTS
-from flexvae_cli.engine.manifest import MANIFEST, read_manifest
+from flexvae_cli.engine.latents.values import LATENTS
+from flexvae_cli.engine.manifest import MANIFEST
 from flexvae_cli.errors import ModelError
 
 SUFFIX = ".safetensors"
 OPEN = 8  # folders at a time
+OPENING = Lock()  # headers are looked at in threads, and each would read the manifest
 
 
 class Latents(Reader):
@@ -44,7 +46,8 @@ class Latents(Reader):
         manifest = source / MANIFEST
         if not manifest.exists():
             return []
-        latents = _opened(source, _stamp(manifest), self.scaling, verified=True)
+        with OPENING:
+            latents = _verified(source, _stamp(manifest), self.scaling)
         return [(name + SUFFIX, manifest / str(number)) for number, name in enumerate(latents.names)]
 
     def header(self, path: Path, like: Shape) -> Header:
@@ -61,13 +64,13 @@ class Latents(Reader):
             mean, deviation = latents.moments(number)
         except ModelError as error:
             raise BadFile(path, error.problems[0].what) from error
-        normalization = latents.normalization
+        image, normalization = latents.image(number), latents.normalization
         about = {
             "scaling": self.scaling,
             "statistics": None if normalization is None else normalization.statistics(),
             "weights_hash": latents.weights_hash,
-            "name": latents.names[number],
-            "size": list(latents.sizes[number]),
+            "name": image.name,
+            "size": list(image.size),
         }
         spread = _planes_last(deviation) if self.draw and deviation is not None else None
         return Reading(_planes_last(mean), -1.0, 1.0, about, spread, clipped=False)
@@ -89,7 +92,8 @@ class Latents(Reader):
         if manifest.name != MANIFEST or not path.name.isdecimal():
             raise BadFile(path, f"is not in the {MANIFEST} of a folder that `flexvae encode` wrote")
         try:
-            latents = _opened(manifest.parent, _stamp(manifest), self.scaling)
+            with OPENING:
+                latents = _opened(manifest.parent, _stamp(manifest), self.scaling)
         except ModelError as error:
             raise BadFile(path, error.problems[0].what) from error
         if int(path.name) >= len(latents):
@@ -102,12 +106,16 @@ def _opened(
     folder: Path,
     stamp: tuple[int, int],  # noqa: ARG001 - another one, another folder
     scaling: Literal["normalized", "raw"],
-    verified: bool = False,
 ) -> LatentDataset:
-    if verified and read_manifest(folder).latents.value == INDICES:
-        what = "holds indices of a quantizer, which are no numbers that an autoencoder could take"
-        raise ModelError(what, where=str(folder), hint="encode with `--latents raw`")
-    return LatentDataset(folder, scaling=scaling, verify=verified)
+    return LatentDataset(folder, scaling=scaling)
+
+
+@lru_cache(maxsize=OPEN)
+def _verified(folder: Path, stamp: tuple[int, int], scaling: Literal["normalized", "raw"]) -> LatentDataset:
+    latents = _opened(folder, stamp, scaling)
+    latents.require_numbers()
+    latents.verify()
+    return latents
 
 
 def _stamp(manifest: Path) -> tuple[int, int]:

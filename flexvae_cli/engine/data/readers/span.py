@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,8 @@ class Span:
         given = [end for end in (self.low, self.high) if end is not None]
         if len(given) == 1:
             raise ValueError("low and high go together")
+        if not all(map(math.isfinite, given)):
+            raise ValueError(f"low {given[0]:g} and high {given[1]:g} want to be finite")
         if given and given[0] >= given[1]:
             raise ValueError(f"low {given[0]:g} wants to be below high {given[1]:g}")
         if given and self.kind == "file":
@@ -76,7 +79,7 @@ def extremes(path: Path, data: np.ndarray) -> tuple[float, float]:
     """
     require_finite(path, data)
     low, high = float(data.min()), float(data.max())
-    return (low, high) if high > low else (low, low + 1.0)
+    return (low, high) if high > low else (low, low + max(1.0, abs(low)))
 
 
 def require_finite(path: Path, data: np.ndarray) -> None:

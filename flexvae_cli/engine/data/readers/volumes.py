@@ -26,7 +26,8 @@ from flexvae_cli.errors import UsageError
 NIFTI, TIFF = (".nii.gz", ".nii"), (".tiff", ".tif")
 HEADER_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
 MOST_OF_NIFTI_1 = 32_767  # positions of an axis
-MOST_RATIO = 1100  # deflate makes nothing smaller than that
+MOST_RATIO = 1100  # deflate makes nothing smaller than that; other compressions have no such bound
+PLAIN, DEFLATE = 1, (8, 32946)  # compressions, as a TIFF numbers them
 _alone = threading.Lock()  # the filters of warnings are the process's, and headers are looked at in threads
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
 
@@ -147,7 +148,10 @@ def _series(path: Path, file: Any) -> Any:
     """The stack of a TIFF whose pages have been looked at, and can be true."""
     series = file.series[0]
     _require_stack(path, series.shape)
-    _require_room(path, math.prod(series.shape) * series.dtype.itemsize, packed=series.keyframe.compression != 1)
+    page = series.keyframe
+    if page.compression in (PLAIN, *DEFLATE):
+        bits = math.prod(series.shape) * page.bitspersample  # those of black and white have one
+        _require_room(path, -(-bits // 8), packed=page.compression != PLAIN)
     return series
 
 
