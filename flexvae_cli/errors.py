@@ -23,6 +23,10 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
+class Terminated(SystemExit):
+    """A signal ends the program, wherever it is: unlike a `sys.exit` in a plugin, it is nobody's fault."""
+
+
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system says where the disk is full, or the quota, or the size that a file may have."""
 

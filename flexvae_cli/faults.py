@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from flexvae_cli.entry_points import CORE, PLUGINS, claims, installed_commands
+from flexvae_cli.errors import Terminated
 
 
 def isolated(call: Callable[[], Any], problems: list[str], what: str, package: str = "") -> Any:
@@ -21,7 +22,7 @@ def isolated(call: Callable[[], Any], problems: list[str], what: str, package: s
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a print at import must not spoil --json
             return call()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:  # a plugin may even call sys.exit
         problems.append(f"{what}: {fault(error, package)}{_mend(error)}")

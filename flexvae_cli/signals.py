@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from flexvae_cli.errors import Exit
+from flexvae_cli.errors import Exit, Terminated
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -62,4 +62,4 @@ def _send_soon(number: int) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise SystemExit(Exit.TERMINATED)
+    raise Terminated(Exit.TERMINATED)

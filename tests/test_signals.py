@@ -15,6 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from flexvae_cli.engine.interrupt import Interrupt, Stopped
+from flexvae_cli.engine.observers import observed
+from flexvae_cli.errors import Terminated
+from flexvae_cli.faults import isolated
 from flexvae_cli.signals import ending_in_order
 
 linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the harness needs Linux")
@@ -30,6 +33,7 @@ train = { run_dir = "run", max_steps = 1000000, batch_size = 4, preview_every = 
 def test_trainings_at_every_moment(harness, fuzz_factor):
     """Every kind of signal, once and SIGINT twice, at 20 moments of the work, and some at random ones."""
     found = harness("signals", 6 * min(fuzz_factor, 10))
+    assert not found["failed"], found["failed"]
     assert found.pop("kills") >= 80
     assert found.pop("orphans") > 0  # where the second SIGINT came while a checkpoint was written
     assert found.pop("runs") > 0
@@ -39,6 +43,7 @@ def test_trainings_at_every_moment(harness, fuzz_factor):
 @linux
 def test_encodes_at_every_moment(harness, fuzz_factor):
     found = harness("encode", 3 * min(fuzz_factor, 10))
+    assert not found["failed"], found["failed"]
     assert found.pop("kills") >= 9
     assert found == {"runs": 0, "orphans": 0, "left": 0, "invalid": 0, "different": "", "failed": ""}
 
@@ -149,6 +154,20 @@ def test_an_interruption_that_python_loses_is_sent_anew(number, error):
 
     with pytest.raises(error), ending_in_order():
         work()
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_a_plugin_is_at_work_is_no_fault_of_it(number, error):
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    problems: list[str] = []
+    with pytest.raises(error), ending_in_order():
+        isolated(work, problems, "import fails")
+    with pytest.raises(error), ending_in_order():
+        list(observed([], {"one": SimpleNamespace(close=work)}))
+    assert problems == []
 
 
 def test_a_signal_that_is_ignored_stays_so():

@@ -11,7 +11,7 @@ from flexvae_cli import plugins
 from flexvae_cli.api.callbacks import Observer
 from flexvae_cli.codes import Bound
 from flexvae_cli.engine.events import Event, Noticed
-from flexvae_cli.errors import Problem, UsageError
+from flexvae_cli.errors import Problem, Terminated, UsageError
 from flexvae_cli.faults import fault
 
 
@@ -86,6 +86,8 @@ def _asked(watching: dict[str, Observer], name: str, call: Callable[..., Any], *
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             call(*event)
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         watching.pop(name, None)
         return f"the callback {name} fails and is switched off: {fault(error)}"
