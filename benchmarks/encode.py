@@ -206,7 +206,7 @@ def main() -> None:
     body = [
         f"{len(paths)} photographs of {width}x{height}, JPEG of quality 90, to {wanted.size}x{wanted.size}; medians of "
         f"{wanted.rounds} rounds in turn. The loop decodes in full and encodes one image at a time in fp32, a file "
-        "each; `flexvae encode --resize` is timed as a command, without its start. The goal is 8 times the loop in bf16 "
+        "each; `flexvae encode --resize` is timed as a command, less its start. The goal is 8 times the loop in bf16 "
         "at a quarter of the channels, and 4.5 times with all. The last column is a bound: the encoder alone, if its "
         "operations ran at the rate that convolutions reach which a process does alone.",
         "",
