@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,42 @@ def test_it_is_what_torch_counts_itself(tmp_path: Path) -> None:
     assert 0.995 * dry <= measured.tensors <= 1.005 * (dry + buffers)
 
 
-def test_parts_are_the_closed_form(tmp_path: Path) -> None:
+@st.composite
+def structures(draw: st.DrawFn) -> dict[str, str]:
+    """The files of an encoder and a decoder with random layers between what changes the size."""
+    width = draw(st.sampled_from([32, 64]))
+    codes = [
+        f"VAERB_{width}_{width}",
+        f"VAEA_{width}",
+        f"GN_32_{width}",
+        "SiLU",
+        f"C2d_{width}_{width}_3_1_1",
+        "MaxP_1",
+    ]
+    inside = st.lists(st.sampled_from(codes), max_size=3)
+    encoder = [f"C2d_3_{width}_4_4", block, *draw(inside), f"C2d_{width}_4_1"]
+    decoder = [f"C2d_2_{width}_1", *draw(inside), "UpS_4", f"C2d_{width}_3_3_1_1"]
+    return {"e.json": json.dumps(encoder), "d.json": json.dumps(decoder)}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def saved(tracker: Tracker, layer: str = "") -> int:
+    """What forward passes leave for backward passes, of all layers or of one."""
+    kept = (block for block in tracker.blocks if block.category == "activations")
+    return sum(block.bytes for block in kept if block.layer.startswith(layer))
+
+
+RANDOM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@RANDOM
+@given(structures())
+def test_parts_are_the_closed_form(tmp_path: Path, files: dict[str, str]) -> None:
+    write(tmp_path, files)
     tracker = dry_step(plan_of(tmp_path, CASES["ema"] | CASES["accumulate"]), 2)
     learner = learner_for(tmp_path, ema={"decay": 0.9})
     learner.step(0, [samples()])
@@ -99,13 +135,14 @@ def test_the_peak_is_rising_and_convex_in_the_batch(tmp_path: Path, batch: int, 
     assert middle - low <= high - middle
 
 
-@pytest.mark.parametrize("ways", [Ways(), Ways(cuda=True, flash=True)])
-def test_recomputing_never_keeps_more(tmp_path: Path, ways: Ways) -> None:
+@RANDOM
+@given(structures(), st.sampled_from([Ways(), Ways(cuda=True, flash=True)]))
+def test_recomputing_never_keeps_more(tmp_path: Path, files: dict[str, str], ways: Ways) -> None:
+    write(tmp_path, files)
     plain, spare = (dry_step(plan_of(tmp_path, CASES[name]), 4, ways) for name in ("adamw", "recomputed"))
-    assert held(spare)["activations"] < held(plain)["activations"]
-    assert spare.peak.bytes < plain.peak.bytes
-    kept = {layer: by_layer(each.held_at(each.peak.event)) for layer, each in (("plain", plain), ("spare", spare))}
-    assert kept["spare"]["encoder.1"] < kept["plain"]["encoder.1"]
+    assert saved(spare) < saved(plain)
+    assert spare.peak.bytes <= plain.peak.bytes
+    assert saved(spare, "encoder.1") < saved(plain, "encoder.1")
 
 
 def test_layers_and_the_peak_have_their_place(tmp_path: Path) -> None:
