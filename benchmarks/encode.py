@@ -1,6 +1,6 @@
 """Encoding a folder of photographs of 12 megapixels, against a loop that takes one at a time; and reading them.
 
-    python benchmarks/encode.py [--images 48] [--rounds 3] [--divisors 4 1] [--size 256] [--pixels 4000x3000]
+    python benchmarks/encode.py [--images 24] [--rounds 2] [--divisors 4 1] [--size 256] [--pixels 4000x3000]
 
 The photographs are those that the package carries, scaled to 4000x3000 and saved as JPEG of quality 90. The loop is
 `encode_folder` of baseline.py. `flexvae encode` is run as a command, once on a few images and once on all: the
@@ -179,8 +179,8 @@ def waiting(folder: Path, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--divisors", type=int, nargs="+", default=[4, 1])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=400, help="of training, to see how long it waits for data")

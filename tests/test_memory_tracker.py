@@ -81,14 +81,8 @@ def test_it_is_what_torch_counts_itself(tmp_path: Path) -> None:
 def structures(draw: st.DrawFn) -> dict[str, str]:
     """The files of an encoder and a decoder with random layers between what changes the size."""
     width = draw(st.sampled_from([32, 64]))
-    codes = [
-        f"VAERB_{width}_{width}",
-        f"VAEA_{width}",
-        f"GN_32_{width}",
-        "SiLU",
-        f"C2d_{width}_{width}_3_1_1",
-        "MaxP_1",
-    ]
+    block = f"VAERB_{width}_{width}"
+    codes = [block, f"VAEA_{width}", f"GN_32_{width}", "SiLU", f"C2d_{width}_{width}_3_1_1", "MaxP_1"]
     inside = st.lists(st.sampled_from(codes), max_size=3)
     encoder = [f"C2d_3_{width}_4_4", block, *draw(inside), f"C2d_{width}_4_1"]
     decoder = [f"C2d_2_{width}_1", *draw(inside), "UpS_4", f"C2d_{width}_3_3_1_1"]
