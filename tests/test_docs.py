@@ -41,9 +41,6 @@ def test_links_lead_somewhere(page):
 def anchors(page: Path) -> set[str]:
     """What a link into a page can lead to: its headings, in lower case, without punctuation, joined by hyphens."""
     headings = re.findall(r"^#{1,6} +(.+?) *$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
-    if page.name == "benchmarks.md":  # a section is there once its script has run
-        scripts = (script.read_text() for script in (ROOT / "benchmarks").glob("*.py"))
-        headings += [name for text in scripts for name in re.findall(r'write_section\("([^"]+)"', text)]
     names: Counter[str] = Counter()
     found = set()
     for heading in headings:
