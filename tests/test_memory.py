@@ -192,7 +192,7 @@ def test_the_error_of_a_child_is_the_one_of_its_exit_code(code: Exit, kind: type
     assert type(told.value) is kind
 
 
-def test_the_same_trial_gives_the_same_answer(config: Config, tmp_path: Path) -> None:
+def test_the_same_trial_needs_about_the_same(config: Config, tmp_path: Path) -> None:
     code = (
         "import os; from flexvae_cli.engine.memory.child import _same_addresses as same\n"
         "with same(): os.execvp('cat', ['cat', '/proc/self/personality'])"
@@ -202,7 +202,7 @@ def test_the_same_trial_gives_the_same_answer(config: Config, tmp_path: Path) ->
     if not allowed:
         pytest.skip("this system always chooses addresses at random")
     peaks = {run_trial(Request(config.document, "flexvae.toml", 4)).peak for _ in range(3)}
-    assert max(peaks) - min(peaks) < 8 * MIB
+    assert max(peaks) < 1.05 * min(peaks)  # threads still take turns as they like: 3 % was seen
 
 
 def test_a_trial_takes_no_longer_than_it_may(config: Config) -> None:

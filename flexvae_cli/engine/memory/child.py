@@ -121,8 +121,9 @@ def _same_addresses() -> Iterator[None]:
     """While held, programs that are started begin at the same addresses every time, on Linux.
 
     Addresses and hashes decide in which order things in sets are released, which cuts up the heap in different ways:
-    the peak of a step on a CPU differs by up to a sixth from run to run. With both the same, trials can be compared,
-    and one that is made again needs what it needed. Where the system does not allow it, addresses stay as they are.
+    the peak of a step on a CPU differs by up to a sixth from run to run. With both the same, a trial that is made
+    again needs what it needed within a few percent, for threads still take turns as they like. Where the system does
+    not allow it, addresses stay as they are.
     """
     if sys.platform != "linux":
         yield
