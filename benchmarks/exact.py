@@ -28,6 +28,11 @@ def decode(side: int, memory: int, output: Path) -> dict[str, float]:
     """Decode once in this process, plainly where `memory` (MiB) is 0; writes the picture, returns seconds and MiB."""
     import time
 
+    from flexvae_cli.commands._before_torch import before_torch
+
+    if memory > 0:
+        before_torch("THP_MEM_ALLOC_ENABLE", "1")  # as the commands have it with --exact
+
     import torch
     from safetensors.torch import save_file
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._before_torch import before_torch
 from flexvae_cli.commands._sizes import size
 from flexvae_cli.errors import UsageError
 
@@ -67,6 +68,8 @@ class Limits:
             raise UsageError("--exact and --tile exclude each other", hint="leave one of them out")
         if exact and precision != "fp32":
             raise UsageError(f"--exact computes in fp32, not in {precision}", hint="leave --precision or --exact out")
+        if exact:  # huge pages: memory that is taken anew for every band comes faster
+            before_torch("THP_MEM_ALLOC_ENABLE", "1")
         return cls(_bytes(memory) if exact else None, tile)
 
     @property

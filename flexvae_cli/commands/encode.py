@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexvae_cli import ui
+from flexvae_cli.commands._before_torch import before_torch
 from flexvae_cli.commands._latent_choices import Arithmetic, Dtype, Format, Posterior, Scaling
 from flexvae_cli.commands._limits import ExactOption, Limits, MemoryOption, TileOption
 from flexvae_cli.commands._model_arguments import (
@@ -97,6 +98,7 @@ def encode(
     changed since. Several processes under torchrun share the work. With --config, MODEL is the config's run directory,
     and INPUT and OUTPUT stand in its table encode.
     """
+    before_torch("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits for another leaves its core to those who read
     places = find_places("encode", model, source, output, config=config, overrides=overrides, device=device)
     check_inputs(places.model, places.source, device=places.device)
     limits = Limits.of(exact, memory, tile, precision.value)

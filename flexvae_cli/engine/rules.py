@@ -32,15 +32,16 @@ META = "cpu"
 
 def on_cpu(device: torch.device) -> bool:
     """Whether the rules for a CPU hold."""
-    return _kind(device) == "cpu"
+    return kind(device) == "cpu"
 
 
 def on_gpu(device: torch.device) -> bool:
     """Whether the kernels for a GPU are taken."""
-    return _kind(device) == "cuda"
+    return kind(device) == "cuda"
 
 
-def _kind(device: torch.device) -> str:
+def kind(device: torch.device) -> str:
+    """The type of a device, or of the one that tensors without memory stand for."""
     return META if device.type == "meta" else device.type
 
 
@@ -61,7 +62,7 @@ def layout(device: torch.device, dtype: torch.dtype | None, *, training: bool, f
         fused: whether norms and the activations behind them may be fused.
     """
     half = dtype is not None
-    last = {"cuda": half, "cpu": not training or (half and fused)}.get(_kind(device), False)
+    last = {"cuda": half, "cpu": not training or (half and fused)}.get(kind(device), False)
     return torch.channels_last if last else torch.contiguous_format
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from flexvae_cli.engine.exact.activation import Activation, Make
+from flexvae_cli.engine.exact.attention import attend
 from flexvae_cli.engine.exact.bands import UncuttableError, in_bands
-from flexvae_cli.engine.exact.barriers import Statistics, attend
+from flexvae_cli.engine.exact.moments import Moments
 from flexvae_cli.engine.exact.ways import Piece, Way
 
 
@@ -72,39 +73,32 @@ class _Work:
         self.rows = x.rows
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.files: dict[fx.Node, Activation] = {block.input: x}
-        self.statistics: dict[fx.Node, Statistics] = {}
+        self.moments: dict[fx.Node, Moments] = {}
 
     def gather(self, barrier: fx.Node, rows: int) -> None:
-        """Pass over all bands for a barrier."""
-        if barrier in self.block.norms:
-            inputs = [barrier.all_input_nodes[0]]
-            norm = self.module.get_submodule(str(barrier.target))
-            assert isinstance(norm, nn.GroupNorm)
-            self.statistics[barrier] = Statistics(norm)
-        else:
-            inputs = list(self.block.attentions[barrier][1:])
-        kept = [node for node in inputs if node in self.files]
+        """Pass over all bands for a barrier, where what it needs is in no file yet."""
+        norm = barrier in self.block.norms
+        inputs = [barrier.all_input_nodes[0]] if norm else list(self.block.attentions[barrier][1:])
         new = [node for node in dict.fromkeys(inputs) if node not in self.files]
-        if not new and barrier in self.block.attentions:
-            return
-        source = self.files[self.block.input]
         found: dict[fx.Node, Activation] = {}
-        for first, end in source.bands(rows):
-            values = {node: self._kept(node, Piece(first, end, 0)) for node in kept}
+        for first, end in self.files[self.block.input].bands(rows) if new else ():
             piece = self.way.piece(first, end, self.rows, inside=True)
-            for node, value in zip(new, self.values(new, piece) if new else (), strict=True):
-                values[node] = self._inner(value, piece, first, end, self._axis(barrier, value))
-                self._keep(found, node, values[node], first, end, self._axis(barrier, value))
-            if barrier in self.statistics:
-                self.statistics[barrier].add(values[inputs[0]])
+            for node, value in zip(new, self.values(new, piece), strict=True):
+                axis = 2 if norm else -2
+                self._keep(found, node, self._inner(value, piece, first, end, axis), first, end, axis)
         self.files |= found
+        if norm:
+            self.moments[barrier] = self._moments(inputs[0])
 
-    def _axis(self, barrier: fx.Node, value: Tensor) -> int:
-        return 2 if barrier in self.block.norms else value.dim() - 2
+    def _moments(self, node: fx.Node) -> Moments:
+        moments = self.files[node].moments
+        if moments is None:
+            raise UncuttableError("what it normalises it attends to as well")
+        return moments
 
     def _inner(self, value: Tensor, piece: Piece, first: int, end: int, axis: int) -> Tensor:
         """A value without the rows around `first` to `end`."""
-        if value.dim() <= axis or value.shape[0] != 1 or value.shape[axis] % (piece.end - piece.begin):
+        if value.dim() < 3 or value.shape[0] != 1 or value.shape[axis] % (piece.end - piece.begin):
             raise UncuttableError("its norms or its attention work at another resolution")
         times = value.shape[axis] // (piece.end - piece.begin)
         return value.narrow(axis, (first - piece.begin) * times, (end - first) * times)
@@ -156,10 +150,10 @@ class _Work:
     def _value(self, node: fx.Node, values: dict[fx.Node, Any], piece: Piece) -> Any:
         if node in self.files:
             return self._kept(node, piece)
-        if node in self.statistics:
+        if node in self.moments:
             norm = self.module.get_submodule(str(node.target))
             assert isinstance(norm, nn.GroupNorm)
-            return self.statistics[node].normalised(values[node.all_input_nodes[0]], norm)
+            return self.moments[node].normalised(values[node.all_input_nodes[0]], norm)
         if node in self.block.attentions:
             query, key, value = self.block.attentions[node]
             scale: Any = node.kwargs.get("scale")

@@ -16,6 +16,8 @@ from flexvae_cli.engine.exact.ways import Way
 from flexvae_cli.engine.memory.tracker import Extra, Tracker
 from flexvae_cli.engine.memory.workspace import FORWARD
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the axes of a tensor
+
 
 def needed(how: How, twin: nn.Module, takes: Shape, way: Way, rows: int) -> int:
     """The most bytes that are held at once, beyond the weights, while so many rows of the output are computed.
@@ -41,13 +43,18 @@ def needed(how: How, twin: nn.Module, takes: Shape, way: Way, rows: int) -> int:
 
 
 def _reordered(operation: Any, args: tuple[Any, ...], out: Any) -> Iterator[Extra]:
-    """A CPU's library copies what a convolution reads and what it writes into a layout of its own.
+    """What a CPU's library copies for a convolution.
 
-    Where it may choose Winograd's algorithm, it transforms both besides: 36 numbers for 16 positions, or 6 for 4.
+    Of what is channels-last the kernels alone, twice: into that layout, and into one of its own. Of anything else what
+    it reads and what it writes; where it may choose Winograd's algorithm, it transforms both besides: 36 numbers for 16
+    positions, or 6 for 4.
     """
     if operation is not FORWARD:
         return
     x, weight, _, stride, _, dilation, *_, groups = args
+    if x.dim() in LAYOUTS and x.is_contiguous(memory_format=LAYOUTS[x.dim()]):
+        yield Extra(2 * weight.nbytes)
+        return
     plain = {*stride, *dilation, groups} == {1} and set(weight.shape[2:]) == {3}
     transformed = math.prod(6 / 4 for _ in weight.shape[2:]) if plain else 0
     yield Extra(int((1 + transformed) * (x.nbytes + out.nbytes)))

@@ -87,7 +87,7 @@ class ExactModel(Model):
         with ExitStack() as stack:
             h = self._run("encoder", x, stack)
             stage = self._bottleneck[h.shape[1:]]
-            bands = [self.vae.bottleneck(h.read(*band).to(self.device)) for band in h.bands(stage.rows)]
+            bands = [self.vae.bottleneck(h.read(*band).contiguous().to(self.device)) for band in h.bands(stage.rows)]
         return _joined(bands, dim=2)
 
     def _decoded(self, z: Tensor) -> Tensor:

@@ -19,7 +19,10 @@ from flexvae_cli.engine.exact.block import Block
 from flexvae_cli.engine.exact.measure import needed
 from flexvae_cli.engine.exact.proof import holds
 from flexvae_cli.engine.exact.ways import Way, identity, way_of
+from flexvae_cli.engine.fusing import joined
 from flexvae_cli.structure import Item, Leaf, Sum
+
+FAIR = 4  # times fewer rows, at most, that a faster way may have at a time
 
 
 @dataclass(slots=True)
@@ -30,6 +33,7 @@ class Stage:
         codes: of the layers.
         module, twin: the layers, and the same without memory, on the meta device.
         takes: (channels, *space).
+        faster: both once more with neighbours as one, where there are such, which may take more memory.
         rows: of the output, at a time.
     """
 
@@ -39,7 +43,13 @@ class Stage:
     twin: nn.Module
     takes: Shape
     way: Way
+    faster: tuple[nn.Module, nn.Module] | None = None
     rows: int = 1
+
+    def hasten(self) -> None:
+        """Take the faster way, where there is one."""
+        if self.faster is not None:
+            self.module, self.twin = self.faster
 
     def run(self, x: Activation, make: Make) -> Activation:
         """What the layers make of x."""
@@ -112,7 +122,7 @@ class Planner:
         if how is not None:
             way = way_of(items, shape)
             assert way is not None
-            return [Stage(_codes(items), how, module, twin, shape, way)]
+            return [Stage(_codes(items), how, module, twin, shape, way, _faster(how, module, twin))]
         if len(items) == 1:
             return [self._alone(items[0], module, twin, shape)]
         found: list[Stage | Paths] = []
@@ -182,6 +192,14 @@ def _candidate(items: Sequence[Item], module: nn.Sequential, shape: Shape) -> Ho
         return None
 
 
+def _faster(how: How, module: nn.Sequential, twin: nn.Sequential) -> tuple[nn.Module, nn.Module] | None:
+    """Layers that only look around them, with neighbours as one."""
+    if not isinstance(how, Local):
+        return None
+    one, other = joined(module), joined(twin)
+    return None if one is None or other is None else (one, other)
+
+
 def _measured(item: Item, shape: Shape) -> Shape:
     """The output of an item of which some layer has no rule."""
     from flexvae_cli.fallback import meta_fallback
@@ -214,9 +232,9 @@ def fit(stages: Sequence[Stage | Paths], budget: int) -> int:
 
 
 def _fit(
-    stages: Sequence[Stage | Paths], budget: int, known: dict[tuple[tuple[str, ...], Shape], tuple[int, int]]
+    stages: Sequence[Stage | Paths], budget: int, known: dict[tuple[tuple[str, ...], Shape], tuple[bool, int, int]]
 ) -> int:
-    """`fit`; `known` has the rows and bytes of layers and inputs that were met before."""
+    """`fit`; `known` has what was chosen for layers and inputs that were met before."""
     missing = 0
     for stage in stages:
         if isinstance(stage, Paths):
@@ -226,15 +244,31 @@ def _fit(
             taken = max(_fit(stage.body, budget, known), _fit(stage.shortcut, budget, known), 2 * row)
         else:
             key = stage.codes, stage.takes
-            stage.rows, taken = known[key] = known.get(key) or _rows(stage, budget)
+            faster, stage.rows, taken = known[key] = known.get(key) or _chosen(stage, budget)
+            if faster:
+                stage.hasten()
         missing = max(missing, taken if taken > budget else 0)
     return missing
 
 
-def _rows(stage: Stage, budget: int) -> tuple[int, int]:
+def _chosen(stage: Stage, budget: int) -> tuple[bool, int, int]:
+    """Whether the faster way is taken, the rows that fit, and the bytes that they take.
+
+    It must have a fair number of rows as well, for what it makes of its weights it makes for every band anew, or fit
+    where the other does not.
+    """
+    rows, taken = _rows(stage, stage.twin, budget)
+    if stage.faster is not None:
+        fewer, more = _rows(stage, stage.faster[1], budget)
+        if (more <= budget and FAIR * fewer >= rows) or more < taken > budget:
+            return True, fewer, more
+    return False, rows, taken
+
+
+def _rows(stage: Stage, twin: nn.Module, budget: int) -> tuple[int, int]:
     """The rows of a stage that fit, one at least, and the bytes that they take."""
     rows = stage.way.shape[1]
-    while (taken := needed(stage.how, stage.twin, stage.takes, stage.way, rows)) > budget:
+    while (taken := needed(stage.how, twin, stage.takes, stage.way, rows)) > budget:
         if rows == 1 or isinstance(stage.how, Whole):
             break
         rows = (rows + 1) // 2

@@ -5,6 +5,6 @@ kernels that join two layers are made from their weights on the fly, in training
 through a hook is computed by itself. `engine/rules.py` says where a fusion pays.
 """
 
-from flexvae_cli.engine.fusing.graph import Chain, Fused, fuse, fused_in, steps_of, would_fuse
+from flexvae_cli.engine.fusing.graph import Chain, Fused, fuse, fused_in, joined, steps_of, would_fuse
 
-__all__ = ["Chain", "Fused", "fuse", "fused_in", "steps_of", "would_fuse"]
+__all__ = ["Chain", "Fused", "fuse", "fused_in", "joined", "steps_of", "would_fuse"]

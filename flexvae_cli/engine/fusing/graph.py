@@ -65,21 +65,42 @@ def fuse(
     if wanted == "off":
         return
     always = wanted == "on"
-    finders: list[Finder] = [
+    finders = _finders(wide_norms=wide_norms, always=always)
+    for module in net.modules():
+        if type(module) is nn.Sequential:
+            chain = _joined(module, finders, set(apart))
+            if chain is not None:
+                module.forward = chain  # type: ignore[method-assign, assignment]
+        if offers(module, "norm_silu"):
+            module.norm_silu = partial(norm_silu, wide=wide_norms, always=always)  # type: ignore[assignment]
+        if offers(module, "attend"):
+            module.attend = attend  # type: ignore[assignment]
+
+
+def joined(sequence: nn.Sequential) -> nn.Sequential | None:
+    """The same list once more, its neighbours computing as one where it pays, what is inside of them as it is; None
+    where no two of them can."""
+    chain = _joined(sequence, _finders(wide_norms=True, always=False), set())
+    if chain is None:
+        return None
+    twin = nn.Sequential(*sequence)
+    twin.forward = chain  # type: ignore[method-assign, assignment]
+    return twin
+
+
+def _finders(*, wide_norms: bool, always: bool) -> list[Finder]:
+    return [
         partial(UpsampledConvolution.of, always=always),
         partial(NormSilu.of, wide=wide_norms, always=always),
         partial(StridedSum.of, always=always),
         partial(PaddedConvolution.of, always=always),
     ]
-    for module in net.modules():
-        if type(module) is nn.Sequential:
-            steps = tuple(_steps(module, finders, set(apart)))
-            if any(isinstance(step, Fusion) for _, step in steps):
-                module.forward = Chain(steps)  # type: ignore[method-assign, assignment]
-        if offers(module, "norm_silu"):
-            module.norm_silu = partial(norm_silu, wide=wide_norms, always=always)  # type: ignore[assignment]
-        if offers(module, "attend"):
-            module.attend = attend  # type: ignore[assignment]
+
+
+def _joined(sequence: nn.Sequential, finders: list[Finder], apart: set[nn.Module]) -> Chain | None:
+    """What a list computes with neighbours as one; None where none are."""
+    steps = tuple(_steps(sequence, finders, apart))
+    return Chain(steps) if any(isinstance(step, Fusion) for _, step in steps) else None
 
 
 def wanted_here(fuse: Wanted) -> Wanted:

@@ -99,7 +99,7 @@ class UpsampledConvolution(Fusion):
         """(out, in / groups, *k) -> (in, out / groups, *kernel), in the weight's own precision."""
         if self.spread.device != weight.device or self.spread.dtype != weight.dtype:  # the net was moved
             self.spread = spread(self.layers[1].kernel_size, self.strides).to(weight)  # type: ignore[arg-type]
-        with torch.autocast(weight.device.type, enabled=False):
+        with torch.autocast(rules.kind(weight.device), enabled=False):
             wide = weight.flatten(2) @ self.spread  # (out, in / groups, kernel)
         swapped = wide.unflatten(0, (self.layers[1].groups, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
         return swapped.unflatten(2, self.kernel)
