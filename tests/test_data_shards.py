@@ -23,6 +23,7 @@ from flexvae_cli import plugins
 from flexvae_cli.api.readers import BadFile
 from flexvae_cli.config.settings import DataTable
 from flexvae_cli.engine import source
+from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.data import shards, sources
 from flexvae_cli.engine.data.choosing import choose, found_in, made
 from flexvae_cli.engine.data.files import read_numbers
@@ -30,6 +31,7 @@ from flexvae_cli.engine.data.images import read_image
 from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.shards import is_shard
 from flexvae_cli.engine.data.sources import Item, list_files, list_images, sizes_of
+from flexvae_cli.engine.kind import samples_in
 from flexvae_cli.errors import DataError
 
 REAL = Path(__file__).parent / "data" / "real"
@@ -414,31 +416,57 @@ def test_paths_made_from_that_of_a_member_are_those_of_ordinary_files(tmp_path: 
     ("name", "reader", "times"),
     [("a.png", None, 1), ("a.png", "images", 1), ("a.npy", None, 2), ("a.npy", "arrays", 1)],
 )
-def test_a_tar_is_listed_and_its_headers_looked_at_once_by_each_reader_that_is_tried(
+def test_the_headers_of_a_tar_are_read_once_whatever_readers_are_tried(
     name: str, reader: str | None, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = io.BytesIO()
     np.save(file, np.zeros((3, 8, 8), np.float32))
     content = png() if name.endswith("png") else file.getvalue()
     (tmp_path / "s.tar").write_bytes(tar_of([(f"{n}{name}", content) for n in range(4)]))
-    listed, looked = list[str](), list[int]()
-    members, headers = sources.members, source.usable_files
+    listed, read, looked = list[str](), list[int](), list[int]()
+    members, tar_headers, headers = sources.members, shards.tar_headers, source.usable_files
 
     def counted(shard: str, *how: Any) -> Any:
         listed.append(shard)
         return members(shard, *how)
+
+    def counted_headers(file: Any, there: int) -> Any:
+        read.append(there)
+        return tar_headers(file, there)
 
     def looked_at(items: Any, *how: Any) -> Any:
         looked.append(len(items))
         return headers(items, *how)
 
     monkeypatch.setattr(sources, "members", counted)
+    monkeypatch.setattr(shards, "tar_headers", counted_headers)
     monkeypatch.setattr(source, "usable_files", looked_at)
     table = {"source": str(tmp_path), "input": "3x7x7", "workers": 0, **({"reader": reader} if reader else {})}
     found = source.open_source(DataTable.model_validate(table), 0)
     assert len(found.training) + found.held_out == 4
     assert listed == ["s.tar"] * times
+    assert read == [(tmp_path / "s.tar").stat().st_size]
     assert looked == ([] if name.endswith("png") else [4])
+
+
+def test_a_tar_of_another_kind_than_the_model_was_trained_on_is_read_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    np.save(file, np.zeros((3, 8, 8), np.float32))
+    for shard in ("a", "b"):
+        (tmp_path / f"{shard}.tar").write_bytes(tar_of([("x.npy", file.getvalue())]))
+    read, tar_headers = list[int](), shards.tar_headers
+    monkeypatch.setattr(shards, "tar_headers", lambda file, there: read.append(there) or tar_headers(file, there))
+    checkpoint, _ = newest_checkpoint(tiny_model)
+    assert checkpoint is not None
+    kind, items = samples_in(checkpoint.model, str(tmp_path), "source")
+    assert kind.chosen.name == "arrays"
+    assert [item.name for item in items] == ["a.tar/x.npy", "b.tar/x.npy"]
+    assert len(read) == 2
+    (tmp_path / "c.tar").write_bytes(tar_of([("x.png", png())]))
+    assert [item.name for item in samples_in(checkpoint.model, str(tmp_path), "source")[1]] == ["c.tar/x.png"]
+    assert len(read) == 5
 
 
 def test_damaged_tars_are_listed_and_read_without_any_other_error(tmp_path: Path, fuzz_factor: int) -> None:

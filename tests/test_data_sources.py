@@ -89,6 +89,16 @@ def test_a_file_is_a_source(tmp_path: Path) -> None:
     assert list_images(str(tmp_path / "one.xyz")) == [Item("one.xyz", tmp_path / "one.xyz")]
 
 
+def test_a_folder_of_links_that_lead_out_of_it_says_so(tmp_path: Path) -> None:
+    touch(tmp_path / "there", "one.png")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "one.png").symlink_to(tmp_path / "there" / "one.png")
+    (links / "folder").symlink_to(tmp_path / "there")
+    with pytest.raises(DataError, match=r"no images in .*; 2 links in it lead elsewhere and are not followed"):
+        list_images(str(links))
+
+
 def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     touch(tmp_path, "README.txt")
     os.mkfifo(tmp_path / "pipe")

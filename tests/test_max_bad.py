@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from flexvae_cli.engine.checkpoint import newest_checkpoint
 from flexvae_cli.engine.data.tolerance import FEW, require_few_bad
 from flexvae_cli.errors import DataError, Exit
 
@@ -85,3 +87,90 @@ def test_every_command_stops_where_there_are_too_many(photos: Path, flexvae: Any
     arguments = ("eval", tmp_path / "run", photos, "--workers", "0")
     assert flexvae(*arguments).exit_code == Exit.DATA
     assert len(json.loads(flexvae(*arguments, "--max-bad", "1", "--json").stdout)["images"]) == 2
+
+
+MIDDLE = """
+[model]
+encoder = "e.json"
+decoder = "d.json"
+[data]
+source = "many"
+input = "3x8x8"
+validation = "held-out"
+workers = 0
+[optimizer]
+lr = 1e-3
+[schedule]
+name = "plateau"
+patience = 0
+[ema]
+decay = 0.9
+[train]
+run_dir = "run"
+max_steps = 20
+batch_size = 2
+log_every = 7
+validate_every = 3
+preview_every = 9
+keep_best = "psnr"
+device = "cpu"
+"""
+
+
+@pytest.fixture
+def project(photos: Path, tmp_path: Path) -> Path:
+    """20 photographs to train on and 12 that are damaged behind their headers; 3 held out, and one that is damaged."""
+    for name, sound, damaged in (("many", 20, 12), ("held-out", 3, 1)):
+        (tmp_path / name).mkdir()
+        for number in range(sound + damaged):
+            content = (photos / f"{number % 2}.png").read_bytes()
+            path = tmp_path / name / f"{name}-{number}.png"
+            path.write_bytes(content if number < sound else content[: len(content) // 2])
+    (tmp_path / "flexvae.toml").write_text(MIDDLE)
+    return tmp_path
+
+
+def learned(run: Path) -> tuple[int, dict[str, str], str]:
+    """The newest step of a run, the sha256 of what it has learned, and its best step."""
+    found, damaged = newest_checkpoint(run)
+    assert found is not None
+    assert not damaged
+    state = json.loads((found.path / "state.json").read_text())
+    digests = {name: each["sha256"] for name, each in state["files"].items() if name.endswith(".safetensors")}
+    return found.step, digests, (run / "best").resolve().name
+
+
+def validations(run: Path) -> list[tuple[int, float]]:
+    """The step and the PSNR of each."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["psnr"]) for row in found if row["kind"] == "validation"]
+
+
+def test_too_many_in_the_middle_cost_no_step(project: Path, flexvae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained is saved, and a run that then puts up with more ends as if it had from the start."""
+    monkeypatch.chdir(project)
+    assert flexvae("train", "--set", "train.run_dir=whole", "--set", "data.max_bad=1").exit_code == 0
+    done = flexvae("train")
+    assert done.exit_code == Exit.DATA, done.stderr
+    stopped, _, _ = learned(project / "run")
+    assert 4 < stopped < 20
+    assert f"goes on without them; step {stopped} is saved, and --resume goes on from there" in done.stderr
+    told = [json.loads(line)["name"] for line in (project / "run/bad_files.jsonl").read_text().splitlines()]
+    assert len(set(told)) == len(told) > FEW
+    assert f"{len(told)} of 36 files cannot be used, more than 0.01 of them" in done.stderr
+    assert all(done.stderr.count(f"skipped: {name} is truncated") == 1 for name in told)
+    assert f"ended by an error: {len(told)} of 36 files" in (project / "run/log.txt").read_text()
+    assert stopped % 3 == 0  # where it validates as well
+    assert validations(project / "run") == validations(project / "whole")[: stopped // 3]
+    shutil.copytree(project / "run", project / "mended", symlinks=True)
+
+    assert flexvae("train", "--resume", "--set", "data.max_bad=1").exit_code == 0
+    assert learned(project / "run") == learned(project / "whole")
+    assert validations(project / "run") == validations(project / "whole")
+
+    for name in told:
+        shutil.copy(project / "many/many-0.png", project / name.rpartition("-")[0] / name)
+    done = flexvae("train", "--resume", "--set", "train.run_dir=mended")
+    assert done.exit_code == 0, done.stderr
+    assert f"continuing at step {stopped}" in done.stderr
+    assert learned(project / "mended")[0] == 20

@@ -88,9 +88,44 @@ def test_a_folder_of_images_that_vanishes_ends_the_run(project):
     with pytest.raises(DataError, match="100 images in a row cannot be read") as caught:
         run(project, at=behind(6, lambda: (project / "photos").rename(project / "elsewhere")))
     assert caught.value.code == Exit.DATA
-    assert newest(project / "run") == 4
+    assert caught.value.problems[-1].hint == "step 6 is saved, and --resume goes on from there"
+    assert newest(project / "run") == 6
     (project / "elsewhere").rename(project / "photos")
     assert run(project, resume=True, at=lambda _: None)[-1].step == 12
+
+
+def test_a_validation_whose_images_vanish_is_made_up_for(project):
+    shutil.copytree(project / "photos", project / "held-out")
+    sets = (f"data.validation={project / 'held-out'}", "train.validate_every=6", "data.max_bad=1")
+    run(project, f"train.run_dir={project / 'whole'}", *sets, at=lambda _: None)
+    away = behind(6, lambda: (project / "held-out").rename(project / "elsewhere"))
+    with pytest.raises(DataError, match="none of the validation images can be read any more\nhint: step 6 is saved"):
+        run(project, *sets, at=away)
+    assert newest(project / "run") == 6
+    assert len((project / "run/bad_files.jsonl").read_text().splitlines()) == len(list((project / "photos").iterdir()))
+    (project / "elsewhere").rename(project / "held-out")
+    events = run(project, *sets, resume=True, at=lambda _: None)
+    assert [event.step for event in events if isinstance(event, e.Validated)] == [6, 12]
+    whole, resumed = (json.loads((project / name / "ckpt/step-00000012/state.json").read_text())["files"]
+                      for name in ("whole", "run"))  # fmt: skip
+    assert whole["training.safetensors"] == resumed["training.safetensors"]
+
+
+def test_what_keeps_the_checkpoint_from_being_saved_as_well_is_told(project, monkeypatch):
+    def read_only(path: Path, *options: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def spoil() -> None:
+        (project / "photos").rename(project / "elsewhere")
+        monkeypatch.setattr(os, "mkdir", read_only)
+
+    with pytest.raises(DataError) as caught:
+        run(project, at=behind(6, spoil))
+    told = str(caught.value)
+    assert "100 images in a row cannot be read" in told
+    assert "step-00000006: cannot be written: Read-only file system" in told
+    assert "--resume" not in told
+    assert newest(project / "run") == 4
 
 
 def test_a_read_only_run_directory_is_refused_at_once(project, flexvae, monkeypatch):
@@ -156,7 +191,7 @@ def test_too_few_open_files_are_told(project):
     code, said = started(project, "ulimit -n 24", "data.workers=2")
     assert code == Exit.RESOURCES, said
     assert "open files" in said
-    assert newest(project / "run") == 0
+    assert f"step {newest(project / 'run')} is saved" in said
 
 
 def test_too_little_memory_is_told(project):

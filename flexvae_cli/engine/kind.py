@@ -16,6 +16,7 @@ from flexvae_cli.api.trace import Shape, text
 from flexvae_cli.engine.data.choosing import IMAGES, Chosen, candidates, choose, found_in, made, wants
 from flexvae_cli.engine.data.files import MOST, checked_header
 from flexvae_cli.engine.data.opening import image_size
+from flexvae_cli.engine.data.shards import Headers
 from flexvae_cli.engine.data.sources import Item, list_images
 from flexvae_cli.engine.naming import OutputFolder, output_names
 from flexvae_cli.errors import DataError, FlexVAEError, ModelError, UsageError
@@ -143,11 +144,12 @@ def samples_in(description: Description, source: str, where: str) -> tuple[Kind,
             other = made(plugins.installed().registry, name, {})
             if name != kind.chosen.name and wants(other.reader, path):
                 return Kind(kind.shape, other, kind.how), [Item(path.name, path)]
-    items = found_in(kind.chosen, source, where)
+    headers = Headers()
+    items = found_in(kind.chosen, source, where, headers)
     if items:
         return kind, items
     try:
-        chosen, items = choose(plugins.installed().registry, source, kind.shape, where)
+        chosen, items = choose(plugins.installed().registry, source, kind.shape, where, headers)
     except DataError:
         if kind.pictures:
             return kind, list_images(source, where=where)  # tells what is read

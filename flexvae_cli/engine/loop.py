@@ -6,10 +6,8 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
-from flexvae_cli.engine.data.dataset import Fault, MicroBatch
-from flexvae_cli.engine.data.loader import nothing, training_batches
+from flexvae_cli.engine.data.dataset import Fault
 from flexvae_cli.engine.data.tolerance import require_few_bad
 from flexvae_cli.engine.events import (
     Advanced,
@@ -30,7 +28,9 @@ from flexvae_cli.engine.patience import waiting_for_room
 from flexvae_cli.engine.preview import preview
 from flexvae_cli.engine.rundir import RunDirectory
 from flexvae_cli.engine.starting import Materials, prepare, require_disk
-from flexvae_cli.engine.trainer import Trainer
+from flexvae_cli.engine.step_data import OUT_OF_DATA, StepData, fetch, micro_batches_from
+from flexvae_cli.engine.trainer import Agreed, Trainer
+from flexvae_cli.errors import DataError, FlexVAEError
 from flexvae_cli.plan import Plan
 
 ECHO = 5.0  # seconds in which a signal may come twice: from the batch system, and sent on by torchrun
@@ -51,6 +51,7 @@ def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool, 
 
     Raises:
         FlexVAEError: the data cannot be used, the checkpoint does not fit, the disk is full, the loss is not finite.
+            Where the data give out in the middle, what was trained by then is saved first.
     """
     trainer, checkpoint, notices = prepare(plan, materials, run, resume)
     if trainer.world.first:
@@ -71,15 +72,19 @@ def train(plan: Plan, materials: Materials, run: RunDirectory, *, resume: bool, 
     )
     yield from notices
     told = set[str]()
-    yield from _met(trainer, trainer.source.bad, told)
+    yield from _met(trainer.source.bad, told)
+    _require_few_bad(trainer, told)
     began = time.monotonic()
     with Interrupt(echo=0.0 if trainer.world.size == 1 else ECHO) as interrupt:
         if checkpoint is None and trainer.world.first:
             yield Saved(0, trainer.save(0))  # whatever is wrong with the disk shows now, not after an hour
         last = start
-        for event in _steps(trainer, start, interrupt, told):
-            last = event.step if isinstance(event, Advanced) else last
-            yield event
+        try:
+            for event in _steps(trainer, start, interrupt, told):
+                last = event.step if isinstance(event, Advanced) else last
+                yield event
+        except OUT_OF_DATA as error:
+            yield from _ended_by(error, trainer, last, interrupt)
         yield Finished(last, time.monotonic() - began, trainer.signal)
 
 
@@ -89,7 +94,7 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt, told: set[str]) -
     Several processes go through this together: what decides where one goes is the same in all of them.
     """
     train, learner, first = trainer.plan.settings.train, trainer.learner, trainer.world.first
-    stream = _stream(trainer, start, interrupt)
+    stream = micro_batches_from(trainer, start, interrupt)
     meter, clock = Meter(), time.monotonic()
     if trainer.owes:
         yield from _validated(trainer, start, interrupt, told)
@@ -97,25 +102,27 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt, told: set[str]) -
             return
         if first:
             yield from _saved(trainer, start, interrupt, anew=True)
+        _require_few_bad(trainer, told)
     for step in range(start, trainer.max_steps):
-        micro_batches, bad = [], list[Fault]()
+        data = StepData()
         with meter.waiting():
             try:
-                for _ in trainer.sampler.step_sizes(step):
-                    micro_batch = next(stream)
-                    micro_batches.append(learner.prepare(micro_batch.x))
-                    bad += micro_batch.bad
+                fetch(data, trainer, step, stream)
             except Stopped:  # the data let us wait
-                yield from _stopped_at(trainer, step, interrupt)
+                trainer.signal = interrupt.signal
+                yield from _left_at(trainer, step, interrupt)
                 return
+        if data.error is not None:
+            yield from _told(trainer.agree(interrupt.signal, False, data.bad), told)
+            raise data.error
         samples = trainer.sampler.step_samples(step)
         with meter.stepping():
-            meter.add(learner.step(step, micro_batches, samples), samples)
+            meter.add(learner.step(step, data.micro_batches, samples), samples)
         done = step + 1
         yield Advanced(done)
-        agreed = trainer.agree(interrupt.signal, 0 < train.checkpoint_minutes * 60 <= time.monotonic() - clock, bad)
-        yield from _met(trainer, agreed.bad, told)
-        yield from map(Noticed, agreed.notes)
+        late = 0 < train.checkpoint_minutes * 60 <= time.monotonic() - clock
+        agreed = trainer.agree(interrupt.signal, late, data.bad)
+        yield from _told(agreed, told)
         last = done == trainer.max_steps
         due = partial(_due, done, last or bool(trainer.signal))
         if due(train.log_every):
@@ -127,26 +134,32 @@ def _steps(trainer: Trainer, start: int, interrupt: Interrupt, told: set[str]) -
             better = yield from _validated(trainer, done, interrupt, told)
         if first and train.preview_every and (last or done % train.preview_every == 0) and not trainer.signal:
             yield from _previewed(trainer, done)
+        _require_few_bad(trainer, told)
         if trainer.signal or due(train.checkpoint_every) or better or agreed.late:  # a signal may come in validation
-            yield from trainer.look(done)
-            if first:
-                yield from _saved(trainer, done, interrupt)
+            yield from _left_at(trainer, done, interrupt)
             clock = time.monotonic()
         if trainer.signal:
             return
 
 
 def _validated(trainer: Trainer, done: int, interrupt: Interrupt, told: set[str]) -> Generator[Event, None, bool]:
-    """Validate behind a step; returns whether it is the best one. What a signal prevents is owed to a resumed run."""
-    trainer.owes = bool(trainer.signal)
-    if trainer.owes:
+    """Validate behind a step; returns whether it is the best one. What does not come to pass is owed to a resumed run.
+
+    Raises:
+        DataError: none of the images can be read any more.
+    """
+    trainer.owes = True
+    if trainer.signal:
         return False
     try:
         found = trainer.validate(done, interrupt)
     except Stopped:
-        trainer.owes, trainer.signal = True, interrupt.signal
+        trainer.signal = interrupt.signal
         return False
-    yield from _met(trainer, found.bad, told)
+    yield from _met(found.bad, told)
+    if not found.values:
+        raise DataError("none of the validation images can be read any more", where="data.validation")
+    trainer.owes = False
     yield Validated(done, found.values)
     return trainer.best.saw(done, found.values)
 
@@ -168,43 +181,49 @@ def _saved(trainer: Trainer, done: int, interrupt: Interrupt, *, anew: bool = Fa
     yield Saved(done, path)
 
 
-def _stopped_at(trainer: Trainer, done: int, interrupt: Interrupt) -> Iterator[Event]:
-    """Leave between two steps."""
-    trainer.signal = interrupt.signal
+def _left_at(trainer: Trainer, done: int, interrupt: Interrupt) -> Iterator[Event]:
+    """Leave a whole checkpoint between two steps; of several processes the first one does."""
     yield from trainer.look(done)
-    yield from _saved(trainer, done, interrupt)
+    if trainer.world.first:
+        yield from _saved(trainer, done, interrupt)
 
 
-def _stream(trainer: Trainer, start: int, interrupt: Interrupt) -> Iterator[MicroBatch]:
-    """The micro-batches from `start` on; where a phase changes the size of the samples, the loader starts anew."""
-    data, on_gpu = trainer.plan.settings.data, trainer.learner.device.type == "cuda"
-    check = interrupt.check if trainer.world.size == 1 else nothing  # one of several does not leave by itself
-    phases = trainer.plan.phases
-    changes = [b.start for a, b in pairwise(phases) if a.shapes != b.shapes and start < b.start < trainer.max_steps]
-    for begin, end in pairwise([start, *changes, trainer.max_steps]):
-        images = trainer.source.training_at(trainer.plan.phase_at(begin).shapes)
-        sampler = replace(trainer.sampler, start_step=begin, max_steps=end)
-        yield from training_batches(
-            images,
-            sampler,
-            workers=data.workers,
-            pin_memory=on_gpu,
-            timeout=data.timeout,
-            check=check,
-            tell=trainer.notes.append,
-        )
-
-
-def _met(trainer: Trainer, bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:
-    """An event for every bad file that was not told of before.
+def _ended_by(error: FlexVAEError, trainer: Trainer, done: int, interrupt: Interrupt) -> Iterator[Event]:
+    """Save what was trained on samples that are there no more, then let the run end.
 
     Raises:
-        DataError: there are more of them by now than `data.max_bad` puts up with.
+        FlexVAEError: what ended it, with how to go on, or with what kept the checkpoint from being written.
     """
+    *others, last = error.problems
+    try:
+        yield from _left_at(trainer, done, interrupt)
+        trainer.world.greatest(0)  # none leaves before that: torchrun ends the others when one is gone
+    except FlexVAEError as another:
+        raise type(error)(*error.problems, *another.problems) from error
+    saved = f"step {done} is saved, and --resume goes on from there"
+    raise type(error)(*others, replace(last, hint=f"{last.hint}; {saved}" if last.hint else saved)) from error
+
+
+def _told(agreed: Agreed, told: set[str]) -> Iterator[Event]:
+    """Events for what the processes have told each other."""
+    yield from _met(agreed.bad, told)
+    yield from map(Noticed, agreed.notes)
+
+
+def _met(bad: Iterable[Fault], told: set[str]) -> Iterator[Event]:
+    """An event for every bad file that was not told of before."""
     for fault in bad:
         if fault.name not in told:
             told.add(fault.name)
             yield BadFileMet(*fault)
+
+
+def _require_few_bad(trainer: Trainer, told: set[str]) -> None:
+    """Refuse to go on with too many bad files; what belongs to a step is done before, and a run can go on behind it.
+
+    Raises:
+        DataError: there are more of them by now than `data.max_bad` puts up with.
+    """
     require_few_bad(len(told), trainer.source.files, trainer.plan.settings.data.max_bad, "--set data.max_bad=")
 
 

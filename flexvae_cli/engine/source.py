@@ -23,7 +23,7 @@ from flexvae_cli.engine.data.opening import BadFile
 from flexvae_cli.engine.data.preparation import Preparation
 from flexvae_cli.engine.data.readers.images import Images
 from flexvae_cli.engine.data.readers.span import UNSTATED
-from flexvae_cli.engine.data.sources import Item, list_images, split
+from flexvae_cli.engine.data.sources import Item, links_out, list_images, split
 from flexvae_cli.errors import DataError, Problem, UsageError
 from flexvae_cli.paths import shown
 from flexvae_cli.registry import Registered
@@ -148,7 +148,7 @@ def _listed(chosen: Chosen, source: str, where: str) -> list[Item]:
     if not items and isinstance(chosen.reader, Images):
         return list_images(source, where=where)  # tells what is read
     if not items:
-        raise DataError(f"no files in {shown(source)} that the reader takes", where=where)
+        raise DataError(f"no files in {shown(source)} that the reader takes{links_out(str(source))}", where=where)
     return items
 
 

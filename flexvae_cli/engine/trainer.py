@@ -94,7 +94,7 @@ class Trainer:
     best: Best = field(init=False)
     notes: list[str] = field(default_factory=list)  # to be told with the next event
     signal: int = 0  # the one that stops the run
-    owes: bool = False  # the validation behind the step of the checkpoint, which a signal prevented
+    owes: bool = False  # the validation behind the step of the checkpoint, which was prevented
 
     def __post_init__(self) -> None:
         self.best = Best(self.plan.settings.train.keep_best)
@@ -129,7 +129,6 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; one of several processes lets it wait.
-            DataError: none of them can be read any more.
         """
         assert self.source.validation is not None
         train = self.plan.settings.train
@@ -139,7 +138,8 @@ class Trainer:
             images = interrupt.until(images)
         with self.learner.shown() as vae:
             found = validate(vae, self.learner.loss_at(done - 1), done - 1, images, self.world)
-        self.learner.plateau.saw(found.values["loss"])
+        if found.values:
+            self.learner.plateau.saw(found.values["loss"])
         return found
 
     def agree(self, signal: int, late: bool, bad: list[Fault]) -> Agreed:

@@ -17,7 +17,6 @@ from flexvae_cli.engine.distributed import World
 from flexvae_cli.engine.losses.total import TotalLoss
 from flexvae_cli.engine.metrics import Scores, mean_scores, scores
 from flexvae_cli.engine.vae import VAE
-from flexvae_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,8 @@ class Validation:
     """Means over all images.
 
     Attributes:
-        values: losses, `psnr` (dB, on [0, 1]) and, where images are large enough for its window, `ssim`.
+        values: losses, `psnr` (dB, on [0, 1]) and, where images are large enough for its window, `ssim`; empty where
+            none of the images can be read any more.
         bad: files that could not be read.
     """
 
@@ -53,9 +53,6 @@ def validate(
     Args:
         batches: all of them, or of several processes every `world.size`-th.
         world: the processes that share them; each gets the numbers of all images, as one process would have them.
-
-    Raises:
-        DataError: none of the images can be read any more.
     """
     with evaluating(vae) as device:
         mine = [_measured(vae, loss, step, micro_batch, device) for micro_batch in batches]
@@ -84,7 +81,7 @@ def _mean(batches: Sequence[Sequence[Any]]) -> Validation:
         quality += [Scores(*numbers) for numbers in each]
         bad |= dict.fromkeys(Fault(*fault) for fault in faults)
     if not quality:
-        raise DataError("none of the validation images can be read any more", where="data.validation")
+        return Validation({}, tuple(bad))
     mean = mean_scores(quality)
     means = {name: value / len(quality) for name, value in sums.items()}
     found = {"psnr": mean.psnr, "ssim": mean.ssim}

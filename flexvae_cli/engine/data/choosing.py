@@ -13,6 +13,7 @@ from flexvae_cli.api.readers import Reader, ReaderSpec
 from flexvae_cli.api.trace import Shape, text
 from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.readers.images import Images
+from flexvae_cli.engine.data.shards import Headers
 from flexvae_cli.engine.data.sources import Item, finds_image, head_of, list_files
 from flexvae_cli.errors import DataError, ModelError, Problem, UsageError, listed
 from flexvae_cli.parameters import bind_values
@@ -66,12 +67,12 @@ def made(registry: Registry, name: str, values: Mapping[str, Any], where: str = 
         raise UsageError(f"{name}: {error}", where=where) from error
 
 
-def found_in(chosen: Chosen, source: str, where: str) -> list[Item]:
-    """The samples of a source that a reader reads, sorted by name."""
-    return samples_of(chosen.reader, source, where)
+def found_in(chosen: Chosen, source: str, where: str, headers: Headers | None = None) -> list[Item]:
+    """The samples of a source that a reader reads, sorted by name; see `list_files`."""
+    return samples_of(chosen.reader, source, where, headers)
 
 
-def samples_of(reader: Reader, source: str, where: str) -> list[Item]:
+def samples_of(reader: Reader, source: str, where: str, headers: Headers | None = None) -> list[Item]:
     """The samples of a source: those that the reader lists itself, or every file that it wants; sorted by name.
 
     Raises:
@@ -80,10 +81,11 @@ def samples_of(reader: Reader, source: str, where: str) -> list[Item]:
         ModelError: latents are not what their manifest says.
     """
     if isinstance(reader, Images):
-        return list_files(source, finds_image, where=where)  # opens those files alone whose names do not tell
+        # opens those files alone whose names do not tell
+        return list_files(source, finds_image, where=where, headers=headers)
     own = None if source.startswith("builtin:") else reader.listed(Path(source))
     if own is None:
-        return list_files(source, lambda name, head: reader.finds(name, head()), where=where)
+        return list_files(source, lambda name, head: reader.finds(name, head()), where=where, headers=headers)
     try:  # names become those of files, and what is held out goes by them
         found = [Item(name, path) for name, path in sorted(own, key=lambda each: os.fsencode(each[0]))]
     except UnicodeEncodeError as error:
@@ -108,8 +110,17 @@ def candidates(registry: Registry, shape: Shape) -> list[str]:
     return sorted(fitting, key=lambda name: (order.get(name, len(order)), name))
 
 
-def choose(registry: Registry, source: str, shape: Shape, where: str) -> tuple[Chosen, list[Item]]:
+def choose(
+    registry: Registry, source: str, shape: Shape, where: str, headers: Headers | None = None
+) -> tuple[Chosen, list[Item]]:
     """The first reader that finds files in a source, with its defaults, and these files.
+
+    Args:
+        registry: the readers.
+        source: a folder, a tar, any other file, or a built-in set.
+        shape: (c, *space) of a sample.
+        where: what to call the source in an error.
+        headers: of its tars, where another reader was tried before.
 
     Raises:
         DataError: none does.
@@ -117,11 +128,11 @@ def choose(registry: Registry, source: str, shape: Shape, where: str) -> tuple[C
     if source.startswith("builtin:"):
         chosen = made(registry, IMAGES, {})
         return chosen, found_in(chosen, source, where)
-    names, bad = candidates(registry, shape), list[Problem]()
+    names, bad, headers = candidates(registry, shape), list[Problem](), headers or Headers()
     for name in names:
         chosen = made(registry, name, {})
         try:
-            items = found_in(chosen, source, where)
+            items = found_in(chosen, source, where, headers)
         except ModelError as error:  # a manifest of something else, say: the reader was not asked for
             bad = bad or list(error.problems)
             continue

@@ -30,13 +30,14 @@ from flexvae_cli.engine.data.workers import (
     POLL,
     Crew,
     Notes,
+    ShortageError,
     WorkersLostError,
     settle_worker,
     shared_memory,
     spared_by_signals,
     worker_context,
 )
-from flexvae_cli.errors import FlexVAEError, ResourceError
+from flexvae_cli.errors import FlexVAEError
 
 TIMEOUT = 120.0  # seconds without a batch after which the workers count as hung
 STARTING = 60.0  # seconds that workers may take to begin: they import torch
@@ -73,7 +74,7 @@ def training_batches(
 
     Raises:
         DataError: workers died or hang for the second time, or no readable image is found.
-        ResourceError: the workers lack shared memory or open files.
+        ShortageError: the workers lack shared memory or open files.
     """
 
     def make(done: int) -> DataLoader[Any]:
@@ -182,7 +183,7 @@ def _started(loader: DataLoader[Any]) -> tuple[Iterator[Any], Crew]:
             iterator = iter(loader)
     except OSError as error:
         _forget(error)
-        raise ResourceError(f"cannot start data workers: {error.strerror}", hint="try data.workers = 0") from error
+        raise ShortageError(f"cannot start data workers: {error.strerror}", hint="try data.workers = 0") from error
     processes = [process for process in multiprocessing.active_children() if process not in others]
     assert isinstance(loader.dataset, Notes)
     return iterator, Crew(sorted(processes, key=_number), loader.dataset)

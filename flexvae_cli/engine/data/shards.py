@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -41,7 +41,26 @@ def is_shard(name: str) -> bool:
     return TAR.search(name) is not None
 
 
-def members(shard: str, path: Path, finds: Finds) -> list[Listed]:
+class Headers:
+    """The headers of tars, each read once, however many readers look for their files there in vain."""
+
+    def __init__(self) -> None:
+        self._known: dict[Shard, list[TarHeader]] = {}  # one that was changed meanwhile is another
+        self._settled = False
+
+    def of(self, file: IO[bytes], shard: Shard) -> Iterable[TarHeader]:
+        """Those of a tar that may count, see `_counting`."""
+        if shard in self._known:
+            return self._known[shard]
+        found = _counting(tar_headers(file, shard.bytes))
+        return found if self._settled else self._known.setdefault(shard, list(found))
+
+    def settle(self) -> None:
+        """Keep no more of them: a reader has found a file, and will be the last one that is tried."""
+        self._settled = True
+
+
+def members(shard: str, path: Path, finds: Finds, known: Headers | None = None) -> list[Listed]:
     """The members of a tar that are wanted, in its order, and all that are hostile or damaged.
 
     Hidden ones and `__MACOSX` are passed over, as in a folder; so is what stands beside a sample: captions, metadata.
@@ -50,16 +69,31 @@ def members(shard: str, path: Path, finds: Finds) -> list[Listed]:
         shard: what the tar is called, below its source.
         path: where it lies.
         finds: which members count.
+        known: keeps the headers for the next reader until one finds a file; by default none is kept.
 
     Raises:
         OSError: the tar cannot be read.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        index = _Index(shard, Shard(path, status.st_size, status.st_mtime_ns))
-        for header in tar_headers(file, status.st_size):
+        tar = Shard(path, status.st_size, status.st_mtime_ns)
+        index = _Index(shard, tar)
+        for header in known.of(file, tar) if known else _counting(tar_headers(file, tar.bytes)):
             index.add(file, header, finds)
+    if known and any(not place.fault for _, place in index.found):
+        known.settle()
     return index.listed()
+
+
+def _counting(headers: Iterable[TarHeader]) -> Iterator[TarHeader]:
+    """The headers that may count, called as samples are, with what is strange about a name as the fault."""
+    for header in headers:
+        parts = [part for part in header.name.split("/") if part not in ("", ".")]
+        fault = header.fault or _strange(header.name, parts)
+        name = "/".join(part[:MOST_PART] for part in parts if part != "..").replace("\0", "")[:MOST_NAME]
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        if fault or (name and not header.folder and not hidden):
+            yield header._replace(name=name, fault=fault)
 
 
 class _Index:
@@ -74,21 +108,17 @@ class _Index:
         self.number = 0  # in the name of the last member that was renamed
 
     def add(self, file: IO[bytes], header: TarHeader, finds: Finds) -> None:
-        """Note a header, where it is of something that counts."""
-        parts = [part for part in header.name.split("/") if part not in ("", ".")]
-        fault = header.fault or _strange(header.name, parts)
-        name = "/".join(part[:MOST_PART] for part in parts if part != "..").replace("\0", "")[:MOST_NAME]
-        if fault:
-            self._keep(name, header, fault)
-        elif header.folder or not name or any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            return
+        """Note a header of `_counting`, where it is of something that is wanted."""
+        name = header.name
+        if header.fault:
+            self._keep(header, header.fault)
         elif name.endswith(CLASS):
             if header.bytes > MOST_CLASS:
-                self._keep(name, header, f"names a class in {header.bytes:,} bytes; {MOST_CLASS} are the most")
+                self._keep(header, f"names a class in {header.bytes:,} bytes; {MOST_CLASS} are the most")
             else:
                 self.classes.setdefault(_key(name), _head(file, header).decode("utf-8", "replace").strip())
-        elif finds(parts[-1], lambda: _head(file, header)):
-            self._keep(name, header, "is in its tar more than once; the first is read" if name in self.names else "")
+        elif finds(name.rpartition("/")[2], lambda: _head(file, header)):
+            self._keep(header, "is in its tar more than once; the first is read" if name in self.names else "")
 
     def listed(self) -> list[Listed]:
         """All that counts, with its class."""
@@ -100,8 +130,8 @@ class _Index:
     def _class(self, name: str) -> str:
         return self.classes.get(_key(name), name.partition("/")[0] if "/" in name else "")
 
-    def _keep(self, name: str, header: TarHeader, fault: str) -> None:
-        unique = name
+    def _keep(self, header: TarHeader, fault: str) -> None:
+        unique = name = header.name
         while unique in self.names:
             self.number = max(self.number, len(self.found)) + 1  # only up: hostile names cost a step each, once
             unique = f"{name} (member {self.number} of those that count)"

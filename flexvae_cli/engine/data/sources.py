@@ -14,7 +14,7 @@ from flexvae_cli.assets import BUILTIN_SOURCES
 from flexvae_cli.engine.data.formats import is_image, readable
 from flexvae_cli.engine.data.members import fault_of
 from flexvae_cli.engine.data.opening import BadFile, image_size
-from flexvae_cli.engine.data.shards import Finds, is_shard, members
+from flexvae_cli.engine.data.shards import Finds, Headers, is_shard, members
 from flexvae_cli.engine.randomness import seed_of
 from flexvae_cli.errors import DataError, UsageError, did_you_mean, listed
 from flexvae_cli.paths import shown
@@ -57,17 +57,30 @@ def list_images(source: str, *, where: str = "data.source") -> list[Item]:
     hint = f"formats that are read: {', '.join(readable())}, PAM"
     items = list_files(source, finds_image, where=where)
     if not items:
-        raise DataError(f"no images in {shown(Path(source))}", where=where, hint=hint)
+        raise DataError(f"no images in {shown(Path(source))}{links_out(source)}", where=where, hint=hint)
     return items
 
 
-def list_files(source: str, finds: Finds, *, where: str = "data.source") -> list[Item]:
+def links_out(source: str) -> str:
+    """What to add where a folder seems to be empty: how many links lead out of it, if any do; they are not followed."""
+    root = Path(source)
+    top = root.resolve()
+    count = 0
+    for folder, folders, files in os.walk(root):
+        places = (Path(folder, name) for name in (*folders, *files))
+        count += sum(place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(top) for place in places)
+    leads = "link in it leads" if count == 1 else "links in it lead"
+    return f"; {count:,} {leads} elsewhere and {'is' if count == 1 else 'are'} not followed" if count else ""
+
+
+def list_files(source: str, finds: Finds, *, where: str = "data.source", headers: Headers | None = None) -> list[Item]:
     """The files of a source that are wanted; of a source that is a file this one, wanted or not. See `list_images`.
 
     Args:
         source: a folder, a tar, any other file, or a built-in set.
         finds: whether a file counts.
         where: what to call the source in an error.
+        headers: of tars that were listed before, and of those that are now; by default they are not kept.
 
     Raises:
         UsageError: there is no such built-in set.
@@ -85,7 +98,8 @@ def list_files(source: str, finds: Finds, *, where: str = "data.source") -> list
             if _counts(item.path, finds):
                 files.append(item)
             elif is_shard(item.name):
-                inside += [Item(each.name, each.path, each.label) for each in members(item.name, item.path, finds)]
+                found = members(item.name, item.path, finds, headers)
+                inside += [Item(each.name, each.path, each.label) for each in found]
             elif alone:
                 files.append(item)
     except OSError as error:

@@ -41,6 +41,10 @@ class WorkersLostError(DataError):
     """Data workers died or hang; the batches that they had ahead can be read anew."""
 
 
+class ShortageError(ResourceError):
+    """Data workers cannot be started, or lack what they share with who reads from them."""
+
+
 def worker_context() -> BaseContext:
     """How workers are started."""
     context = multiprocessing.get_context(START_METHOD)
@@ -157,7 +161,7 @@ class Crew:
         """What happened to the workers; `error` itself where it was raised by code that ran in one of them."""
         text = str(error)
         if any(shortage in text for shortage in SHORTAGES):
-            return ResourceError(
+            return ShortageError(
                 "the data workers lack shared memory or open files",
                 hint="try fewer data.workers, or 0; enlarge /dev/shm; raise the limit of `ulimit -n`",
             )
