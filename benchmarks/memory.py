@@ -4,7 +4,7 @@
 
 Every measured cell is a process of its own. On a CPU its tensors are what torch's profiler records of the allocator.
 Where there is no CUDA GPU the rows for it are predicted for an H100 and say so. Bytes are counted, not seconds, so
-other work on the machine makes no difference but to the time that it takes.
+other work on the machine makes no difference, but to the last table: how long a prediction takes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from predicting import time_section
 from report import write_section
 
 ROOT = Path(__file__).parents[1]
@@ -277,7 +278,8 @@ def cuda_section(cells: Iterable[Cell]) -> str:
 
 def main(quick: bool) -> None:
     cpu, cuda = list(cpu_cells()), list(cuda_cells())
-    body = cpu_section(cpu[:2] if quick else cpu) + "\n\n" + cuda_section(cuda[:2] if quick else cuda)
+    parts = (cpu_section(cpu[:2] if quick else cpu), cuda_section(cuda[:2] if quick else cuda))
+    body = "\n\n".join((*parts, time_section(1 if quick else 3)))
     if quick:
         print(body)
     else:

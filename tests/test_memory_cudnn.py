@@ -154,3 +154,33 @@ def test_strides_are_those_of_torch(shape: tuple[int, ...]) -> None:
     last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     assert strides(shape, channels_last=False) == list(torch.empty(shape).stride())
     assert strides(shape, channels_last=True) == list(torch.empty(shape, memory_format=last).stride())
+
+
+@there
+@pytest.mark.parametrize("operation", ["fprop", "dgrad", "wgrad"])
+def test_it_is_asked_past_the_class_in_python_and_answers_the_same(operation: cudnn.Operation) -> None:
+    asked = cudnn_for("h100-80")
+    assert asked is not None
+    texts = (cudnn.PROPERTIES / "h100-80.json").read_text(encoding="utf-8")
+    other = cudnn.Cudnn(asked._cudnn, texts)
+    other._builder = asked._cudnn.pygraph
+    for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
+        call = replace(PLAIN, operation=operation, dtype=dtype, channels_last=last)
+        assert asked.workspace(call) == other.workspace(call)
+
+
+@there
+def test_plans_to_fall_back_on_are_asked_for_where_there_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = cudnn_for("h100-80")
+    assert asked is not None
+    plans, modes = asked._graph, []
+
+    def none_at_first(call: Call, mode: object) -> object:
+        modes.append(mode)
+        if mode == asked._cudnn.heur_mode.A:
+            raise RuntimeError("no plan")
+        return plans(call, mode)
+
+    monkeypatch.setattr(asked, "_graph", none_at_first)
+    assert asked._asked(PLAIN) is not None
+    assert modes == [asked._cudnn.heur_mode.A, asked._cudnn.heur_mode.FALLBACK]

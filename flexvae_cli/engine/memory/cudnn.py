@@ -80,6 +80,8 @@ class Cudnn:
             torch.bfloat16: module.data_type.BFLOAT16,
             torch.float16: module.data_type.HALF,
         }
+        # what is behind the frontend's own class, in versions that have one in Python: it lists what nobody asks for
+        self._builder = getattr(getattr(module, "_pybind_module", None), "backend_graph", module.pygraph)
         self._refusals = (RuntimeError, module.cudnnGraphNotSupportedError)
         self._known: dict[Call, int | None] = {}
 
@@ -98,8 +100,14 @@ class Cudnn:
     def _asked(self, call: Call) -> int | None:
         if call.dtype not in self._types:
             return None
+        modes = self._cudnn.heur_mode
+        found = self._first(call, modes.A)
+        return self._first(call, modes.FALLBACK) if found is None else found  # torch tries these behind the others
+
+    def _first(self, call: Call, mode: Any) -> int | None:
+        """Bytes of the first plan of a kind that can be built; None where there is none."""
         try:
-            graph = self._graph(call)
+            graph = self._graph(call, mode)
             for index in range(graph.get_execution_plan_count()):
                 try:
                     graph.build_plan_at_index(index)
@@ -110,12 +118,12 @@ class Cudnn:
             pass
         return None
 
-    def _graph(self, call: Call) -> Any:
-        """The graph of a call, with the plans that torch tries, in its order."""
+    def _graph(self, call: Call, mode: Any) -> Any:
+        """The graph of a call, with its plans of a kind, in the order in which torch tries them."""
         cudnn, kind = self._cudnn, self._types[call.dtype]
         wide = cudnn.data_type.FLOAT
         types = {"io_data_type": kind, "intermediate_data_type": wide, "compute_data_type": wide}
-        graph = cudnn.pygraph(**types, device_property=self._device)
+        graph = self._builder(**types, device_property=self._device)
         shapes = {"fprop": call.response, "dgrad": call.image, "wgrad": call.kernel}
 
         def tensor(name: str, shape: tuple[int, ...]) -> Any:
@@ -138,7 +146,7 @@ class Cudnn:
         made.set_dim(list(shape)).set_stride(strides(shape, channels_last=call.channels_last))
         graph.validate()
         graph.build_operation_graph()
-        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        graph.create_execution_plans([mode])
         graph.deselect_numeric_notes(self._refused_by_torch(call))
         return graph
 

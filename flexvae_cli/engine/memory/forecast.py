@@ -9,7 +9,7 @@ from flexvae_cli.engine.memory.child import raise_problems, reason, run_program
 from flexvae_cli.engine.memory.devices import CONTEXT, NCCL, Gpu
 from flexvae_cli.errors import FlexVAEError, ResourceError, UsageError
 
-PROGRAM = "flexvae_cli.engine.memory.forecaster"
+PROGRAM = "flexvae_cli.engine.memory.forecast_program"
 TIME_LIMIT = 1800.0  # seconds
 MARGINS = {"B": 0.05, "C": 0.06, "D": 0.07, "E": 0.08}
 """Of what is predicted, by its grade: workspaces are cuDNN's own answers, or by rule; layers were followed apart, as on

@@ -1,4 +1,4 @@
-"""The program behind `forecast`: follow the step on meta tensors at several batches, and replay the allocator."""
+"""The work behind `forecast`: follow the step on meta tensors at several batches, and replay the allocator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flexvae_cli.engine.memory.following import Followed
 from flexvae_cli.engine.memory.forecast import Forecast, Layer, Question
 from flexvae_cli.engine.memory.resolution import largest_input
 from flexvae_cli.engine.memory.scaling import largest
-from flexvae_cli.engine.memory.trial import main, tell
+from flexvae_cli.engine.memory.trial import tell
 from flexvae_cli.plan import Plan
 from flexvae_cli.structure import Item, Leaf
 
@@ -85,7 +85,3 @@ def answer(request: dict[str, Any], facts: TextIO) -> None:
     gpu = request.pop("gpu")
     question = Question(**request, gpu=Gpu(**{**gpu, "capability": tuple(gpu["capability"])}))
     tell(facts, **asdict(predict(question)))
-
-
-if __name__ == "__main__":
-    main(answer)

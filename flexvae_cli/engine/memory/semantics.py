@@ -41,6 +41,7 @@ WIDEST = _names(  # and these take the widest type that comes in
     """addcdiv addcmul atan2 bilinear cross dot vdot grid_sample index_put tensordot scatter_add cat concat stack
     """
 )
+TOLD_APART = HALVED | FULL | FULL_RESULT | WIDEST | {"scaled_dot_product_attention", "dropout", "mish"}
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -56,6 +57,8 @@ class CudaSemantics(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name not in TOLD_APART:
+            return func(*args, **kwargs)
         if torch.is_autocast_enabled("cuda"):
             args, kwargs = self._cast(name, args, kwargs)
         if name == "scaled_dot_product_attention":

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flexvae_cli.engine.memory.remembered import Remembered
+
 Stage = Literal["build", "forward", "backward", "update"]
 
 
@@ -29,6 +31,7 @@ class Extra:
 
 Extras = Callable[[Any, tuple[Any, ...], Any], Iterable[Extra]]
 """What an operation takes beside its outputs, from the operation, its arguments and its outputs."""
+REMEMBERED = Remembered()  # by the whole process: it follows from what goes in alone
 LAYER = "flexvae.layer"  # in the metadata of a node of the autograd graph
 _ATEN = torch.ops.aten
 WIDE = {_ATEN.mse_loss.default, _ATEN.smooth_l1_loss.default, _ATEN.soft_margin_loss.default}
@@ -91,6 +94,7 @@ class Tracker(TorchDispatchMode):
     def __init__(self, device: str = "meta", extras: Extras | None = None) -> None:
         super().__init__()
         self.device, self.extras = device, extras
+        self._run = REMEMBERED if device == "meta" else _computed
         self.blocks: list[Block] = []
         self.events: list[int] = []
         self.peak = Peak()
@@ -105,6 +109,10 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        with torch._C.DisableTorchFunction():  # what is looked at from here on is no part of what is followed
+            return self._run_followed(func, args, kwargs or {})
+
+    def _run_followed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         stage, layer = self._now()
         if stage == "backward" and self._before != "backward":
             self._keep()
@@ -113,8 +121,8 @@ class Tracker(TorchDispatchMode):
             return None  # in place, and not all of them know meta tensors
         if stage == "update" and func is _ATEN._local_scalar_dense.default and args[0].is_meta:
             return 1.0  # an optimizer that looks at a number decides by it how far to go, not what to hold
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        out = self._run(func, args, kwargs)
+        for tensor in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(tensor, Tensor):
                 least = args[0].nbytes if func in WIDE and self.device == "meta" else 0
                 self._see(tensor, layer, str(func), stage, least=least)
@@ -177,6 +185,10 @@ class Tracker(TorchDispatchMode):
             else:
                 del held[~index]
         return [self.blocks[index] for index in held]
+
+
+def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def follow_layers(tracker: Tracker, entries: dict[str, torch.nn.Module]) -> None:
