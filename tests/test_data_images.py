@@ -147,9 +147,9 @@ def test_float_tiffs(tmp_path: Path) -> None:
     assert to_tensor(array).max() == 1
     inverted = big_endian_tiff(tmp_path / "white0.tif", values, bits=32, photometric=0, kind=3)
     assert np.allclose(read_image(inverted, channels=1)[..., 0], 1 - values)
-    for wrong in (values * 255, values - 1, values * np.nan):
-        path = saved(tmp_path / "wrong.tif", Image.fromarray(wrong))
-        with pytest.raises(BadFile, match="outside 0 to 1"):
+    for wrong, what in ((255, "outside 0 to 1"), (-1, "outside 0 to 1"), (np.nan, "24 numbers that are not finite")):
+        path = saved(tmp_path / "wrong.tif", Image.fromarray(values * np.float32(wrong)))
+        with pytest.raises(BadFile, match=what):
             read_image(path, channels=1)
 
 

@@ -255,10 +255,13 @@ def test_a_damaged_manifest_is_refused(flexvae, tiny_model, encoded, tmp_path, t
     assert flexvae("decode", tiny_model, encoded, tmp_path / "out").exit_code == Exit.MODEL
 
 
-def test_one_changed_digit_breaks_the_seal(flexvae, tiny_model, encoded, tmp_path):
+def test_one_changed_digit_breaks_the_seal(flexvae, tiny_model, encoded, photos, tmp_path):
     manifest = encoded / "manifest.json"
     manifest.write_text(manifest.read_text().replace("[37, 50]", "[37, 49]"))
     assert "its seal does not match" in flexvae("decode", tiny_model, encoded, tmp_path / "out").stderr
+    for again in (flexvae("encode", tiny_model, photos, encoded), flexvae("latents", "verify", encoded)):
+        assert again.exit_code == Exit.MODEL
+        assert "its seal does not match" in again.stderr
 
 
 def set_image(**values):

@@ -32,7 +32,7 @@ from flexvae_cli.engine.fusing import Chain
 from flexvae_cli.engine.memory.tracker import Tracker
 from flexvae_cli.engine.model import Model, load
 from flexvae_cli.engine.tiles import TiledModel
-from flexvae_cli.errors import Exit, ResourceError
+from flexvae_cli.errors import Exit, ResourceError, UsageError
 from flexvae_cli.plugins import installed
 from flexvae_cli.structure import Item, parse_structure
 from flexvae_cli.tracing import trace
@@ -427,6 +427,22 @@ def test_tiles_of_a_local_net_come_near_the_whole(local_model):
     error, seams = (expected - found).abs().max(), (expected - cut).abs().max()
     assert 0 < error < seams / 2
     assert torch.equal(TiledModel(model, 512).decode(z), expected)
+
+
+@pytest.mark.parametrize("tile", [5, 8, 9, 12, 13, 20, 64, 199])
+def test_tiles_share_half_of_one_at_most(local_model, tile):
+    tiled = TiledModel(local_model, tile)
+    assert all(tile <= n < tile + 4 for n in tiled.side)
+    for shared in tiled.overlap.values():
+        assert all(0 < over <= n / 2 for over, n in zip(shared, tiled.side, strict=True))
+
+
+@pytest.mark.parametrize("tile", [1, 4])
+def test_tiles_that_cannot_overlap_are_refused(local_model, tile):
+    with pytest.raises(UsageError) as told:
+        TiledModel(local_model, tile)
+    assert "tiles of 4x4 are too small" in str(told.value)
+    assert told.value.problems[0].hint == "use --tile 8 or more"
 
 
 @given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)), tile=st.integers(8, 64))

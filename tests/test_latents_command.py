@@ -124,6 +124,13 @@ def test_scaling_is_undone_or_done_by_the_recorded_numbers(encode, stored):
             wanted = there.z if scaling == "raw" else (there.z - mean) / std
             torch.testing.assert_close(one.z, wanted)
             torch.testing.assert_close(dataset.raw(one.z[None])[0], there.z)
+            torch.testing.assert_close(dataset.raw(one.z), there.z)
+    square = torch.ones(2, 2, 2)  # as high as it has channels: an axis of a batch would be taken for them
+    normalized = LatentDataset(folder, scaling="normalized", sample=False)
+    torch.testing.assert_close(normalized.raw(square), std + mean * torch.ones(2, 2, 2))
+    for wrong in (torch.ones(2, 2), torch.ones(1, 1, 2, 2, 2), torch.ones(3, 2, 2)):
+        with pytest.raises(UsageError, match=r"axes|a batch of 2 channels"):
+            normalized.raw(wrong)
     drawn = LatentDataset(folder, scaling="raw"), LatentDataset(encode(name="raw")[0])
     torch.testing.assert_close(drawn[0][0].z, drawn[1][0].z)
 

@@ -81,12 +81,22 @@ def test_every_command_stops_where_there_are_too_many(photos: Path, flexvae: Any
         done = flexvae(*arguments)
         assert done.exit_code == Exit.DATA, done.stderr
         assert "`--max-bad 0.85`" in done.stderr
-        done = flexvae(*arguments, "--max-bad", "0.9", *(["--overwrite"] * (command == "infer")))
+        done = flexvae(*arguments, "--max-bad", "0.9")  # the record of the bad files is not in the way
         assert done.exit_code == 0, done.stderr
         assert len((tmp_path / command / "bad_files.jsonl").read_text().splitlines()) == 11
     arguments = ("eval", tmp_path / "run", photos, "--workers", "0")
     assert flexvae(*arguments).exit_code == Exit.DATA
     assert len(json.loads(flexvae(*arguments, "--max-bad", "1", "--json").stdout)["images"]) == 2
+    for command, more, files in (
+        ("stats", (photos, "--workers", "0"), 13),
+        ("quantize", (photos, "--bits", "16", "--workers", "0"), 13),
+        ("graft", (tmp_path / "e.json", "-o", tmp_path / "grafted", "--data", photos, "--limit", "13"), 13),
+    ):
+        done = flexvae(command, tmp_path / "run", *more)
+        assert done.exit_code == Exit.DATA, done.stderr
+        assert f"11 of {files} files cannot be used" in done.stderr
+        done = flexvae(command, tmp_path / "run", *more, "--max-bad", "0.95")
+        assert done.exit_code == 0, done.stderr
 
 
 MIDDLE = """

@@ -91,6 +91,8 @@ def test_an_output_in_the_input_or_around_it_is_refused(tmp_path, source, output
 def test_an_output_that_holds_something_wants_overwrite(tmp_path):
     (tmp_path / "out").mkdir()
     assert open_output(tmp_path / "out", [], overwrite=False).root == (tmp_path / "out").resolve()
+    (tmp_path / "out" / "bad_files.jsonl").write_text("")  # all that a run leaves that fails for them
+    open_output(tmp_path / "out", [], overwrite=False)
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
         open_output(tmp_path / "out", [], overwrite=False)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from flexvae_cli.engine.normalization import Normalization
 from flexvae_cli.engine.reading import seal_of
-from flexvae_cli.errors import Exit, ModelError
+from flexvae_cli.errors import Exit, ModelError, UsageError
 
 STATISTICS = {"mean": [0.5, -0.5], "std": [2.0, 0.5]}  # those that the fixtures' models carry
 
@@ -51,6 +51,13 @@ def test_a_normalized_channel_has_the_mean_and_deviation_taken_out():
     raw = torch.tensor([[[[2.5]], [[0.0]]]])
     assert found.normalized(raw).flatten().tolist() == [1.0, 1.0]
     assert found.raw(found.normalized(raw)).flatten().tolist() == [2.5, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5), (2, 3), (2,), ()])
+def test_what_is_no_batch_of_its_channels_is_refused(shape):
+    for way in (Normalization.of(STATISTICS, 2, "here").raw, Normalization.of(STATISTICS, 2, "here").normalized):
+        with pytest.raises(UsageError, match="a batch of 2 channels"):
+            way(torch.zeros(shape))
 
 
 def test_there_and_back_is_equal_within_the_rounding_of_float32():

@@ -411,7 +411,7 @@ def test_pages_of_one_bit_and_of_a_single_value_are_not_taken_for_cut_ones(tmp_p
 def test_bad_volumes_are_told(tmp_path: Path) -> None:
     reader, whole = a("volumes"), (REAL / "mri/front.nii.gz").read_bytes()
     bad = {
-        b"": "is no volume that can be read",
+        b"": "is empty",
         b"not at all": "is no volume that can be read",
         whole[: len(whole) // 2]: "is truncated",
     }

@@ -103,7 +103,8 @@ class Limits:
 
             tiled = TiledModel(model, self.tile)
             shared = [f"{'x'.join(map(str, tiled.overlap[part]))} of them shared in the {part}" for part in runs]
-            ui.warn(f"approximate: tiles of {self.tile} pixels, each run by itself, {', '.join(shared)}")
+            side = "x".join(map(str, tiled.side if len({*tiled.side}) > 1 else tiled.side[:1]))
+            ui.warn(f"approximate: tiles of {side} pixels, each run by itself, {', '.join(shared)}")
             return tiled
         return model
 

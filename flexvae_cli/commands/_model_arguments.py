@@ -204,10 +204,10 @@ class Faults:
 
     Args:
         part: of all files that may be bad.
-        files: how many there are, as soon as that is known.
+        files: how many there are.
     """
 
-    def __init__(self, part: float = 1.0, files: int = 0) -> None:
+    def __init__(self, part: float, files: int) -> None:
         self.all: list[Fault] = []
         self.part, self.files = part, files
 

@@ -51,7 +51,7 @@ def decode(
 
     loaded = limits.applied(load_on(found, device, exact=exact, fuse=limits.fuse), folder.root, "decoder")
     manifest = verified_latents(loaded, latents)
-    kind = kind_of(found.model)
+    kind = kind_of({**found.model, "preprocessing": manifest.preprocessing})  # as encode read them
     kinds = {image.name: kind_for(kind, image.name) for image in manifest.images}
     names = output_names(list(kinds), lambda name: kinds[name].chosen.reader.suffix(name))
     abouts = {image.name: image.source.about if image.source else {} for image in manifest.images}

@@ -27,10 +27,10 @@ from flexvae_cli.commands._model_arguments import (
     WorkersOption,
     check_inputs,
     find_places,
-    model_files,
     parse_size,
     source_path,
 )
+from flexvae_cli.commands._rereading import model_of, names_reader
 from flexvae_cli.commands._voice import Voice, one_voice
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
@@ -96,7 +96,7 @@ def encode(
     says which model made them, where the latent of each image is, and what could not be read. Equal input gives equal
     bytes. An encode that was killed goes on when it is started again; one that is complete encodes only what has
     changed since. Several processes under torchrun share the work. With --config, MODEL is the config's run directory,
-    and INPUT and OUTPUT stand in its table encode.
+    INPUT and OUTPUT stand in its table encode, and files are read as its table data says.
     """
     before_torch("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits for another leaves its core to those who read
     places = find_places("encode", model, source, output, config=config, overrides=overrides, device=device)
@@ -119,7 +119,7 @@ def encode(
     from flexvae_cli.engine.place import find_place
 
     with one_voice(find_place(os.environ)) as voice:
-        found = model_files(places.model)
+        found = model_of(places.model, places.settings)
         root = _output(places, overwrite)
         from flexvae_cli.engine.latents.journal import held
 
@@ -162,7 +162,7 @@ def _prepared(
     from flexvae_cli.engine.naming import OutputFolder
     from flexvae_cli.engine.precision import Precision
 
-    kind, items = samples_in(found.model, places.source, where="INPUT")
+    kind, items = samples_in(found.model, places.source, where="INPUT", named=names_reader(places.settings))
     require_pictures(kind, {"--flips": choices["flips"], "--resize": choices["size"]})
     settle()
     device = device_at(places.device, voice.place, "--device")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from flexvae_cli import __version__, ui
+from flexvae_cli.commands._loaded import loaded_config
 from flexvae_cli.commands._model_arguments import (
     MAX_BAD,
     BatchOption,
@@ -23,14 +24,16 @@ from flexvae_cli.commands._model_arguments import (
     WorkersOption,
     check_inputs,
     load_on,
-    model_files,
     source_path,
 )
-from flexvae_cli.commands.options import JsonOption
+from flexvae_cli.commands._rereading import model_of, names_reader
+from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
+    from flexvae_cli.engine.data.sources import Item
     from flexvae_cli.engine.evaluation.measuring import Instruments, Measured
     from flexvae_cli.engine.evaluation.output import ResultFiles
+    from flexvae_cli.engine.kind import Kind
     from flexvae_cli.engine.model import Model
     from flexvae_cli.engine.modelfiles import ModelFiles
 
@@ -54,6 +57,8 @@ def evaluate(
         Path | None,
         typer.Option("--output", help="A new folder, or a .json or .csv file, for the result.", show_default=False),
     ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first images.")] = None,
     rounding: Annotated[
         Rounding, typer.Option("--rounding", help="Round both images to the levels of an 8-bit file first.")
@@ -77,7 +82,8 @@ def evaluate(
 
     PSNR, SSIM, MS-SSIM, the mean absolute error and the rate of every whole image, their means with 95 % intervals
     over the images, and a stamp that says how they were measured; LPIPS and rFID where their weights are given.
-    --output writes eval.json and eval.csv; `flexvae compare` reads two of them.
+    --output writes eval.json and eval.csv; `flexvae compare` reads two of them. With --config, files are read as its
+    table data says.
     """
     check_inputs(model, data, *(file for file in (lpips, inception) if file), device=device)
     files = None
@@ -85,10 +91,15 @@ def evaluate(
         from flexvae_cli.engine.evaluation.output import open_results
 
         files = open_results(output, source_path(data), overwrite=overwrite)
-    found = model_files(model, weights)
-    faults = Faults(max_bad)
+    settings = loaded_config(config, overrides).settings if config is not None or overrides else None
+    found = model_of(model, settings, weights)
+    from flexvae_cli.engine.kind import samples_in
+
+    kind, items = samples_in(found.model, data, where="DATA", named=names_reader(settings))
+    items = items[:limit]
+    faults = Faults(max_bad, len(items))
     try:
-        result = _evaluate(found, data, limit, rounding, Nets(lpips, inception), faults, batch_size, device, workers)
+        result = _evaluate(found, kind, items, rounding, Nets(lpips, inception), faults, batch_size, device, workers)
     finally:
         if files is not None and files.whole_folder:
             faults.write(files.folder)
@@ -104,8 +115,8 @@ def evaluate(
 
 def _evaluate(
     found: ModelFiles,
-    data: str,
-    limit: int | None,
+    kind: Kind,
+    items: list[Item],
     rounding: Rounding,
     nets: Nets,
     faults: Faults,
@@ -118,11 +129,7 @@ def _evaluate(
     from flexvae_cli.engine.evaluation.protocol import protocol_of
     from flexvae_cli.engine.evaluation.result import result_of
     from flexvae_cli.engine.inference import read_samples
-    from flexvae_cli.engine.kind import samples_in
 
-    kind, items = samples_in(found.model, data, where="DATA")
-    items = items[:limit]
-    faults.files = len(items)
     model = load_on(found, device, exact=True)
     instruments = _instruments(model, rounding, nets)
     each: list[Measured] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,9 @@ import typer
 
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     Faults,
+    MaxBadOption,
     ModelArgument,
     Weights,
     WeightsOption,
@@ -58,6 +61,7 @@ def graft(
     limit: Annotated[int, typer.Option("--limit", min=1, help="The most samples to measure on.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the weights that are new.")] = 0,
     weights: WeightsOption = Weights.EMA,
+    max_bad: MaxBadOption = MAX_BAD,
     as_json: JsonOption = False,
 ) -> None:
     """Carry trained weights over to an edited structure.
@@ -89,7 +93,7 @@ def graft(
 
     old = trained(found)
     net = _net_of(config) if config else _net_from(old, encoder, decoder, bottleneck, input_shape)
-    samples, origin = samples_for(old, data, limit, seed, Faults())
+    samples, origin = samples_for(old, data, limit, seed, partial(Faults, max_bad))
     vae, told = grafted(old, net, seed)
     moves = moved(old, Model(vae, net, found.model, found.path, found.weights_hash), samples)
     write_grafted(found, output, vae, net, same_latents=moves["latent"].distance == 0 and not moves["latent"].note)

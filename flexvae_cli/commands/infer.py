@@ -25,10 +25,10 @@ from flexvae_cli.commands._model_arguments import (
     check_inputs,
     find_places,
     load_on,
-    model_files,
     parse_size,
     source_path,
 )
+from flexvae_cli.commands._rereading import model_of, names_reader
 from flexvae_cli.commands.options import ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def infer(
 
     Writes a file of the same kind for each, as large as it went in (images as PNG), a sheet of originals beside
     reconstructions (sheet.png) and PSNR and SSIM of each (metrics.json). With --config, MODEL is the config's run
-    directory, and INPUT and OUTPUT stand in its table infer.
+    directory, INPUT and OUTPUT stand in its table infer, and files are read as its table data says.
     """
     places = find_places("infer", model, source, output, config=config, overrides=overrides, device=device)
     check_inputs(places.model, places.source, device=places.device)
@@ -92,7 +92,7 @@ def _reconstruct_all(
     precision: Arithmetic,
 ) -> dict[str, Any]:
     """Write everything; returns what is in metrics.json."""
-    found = model_files(places.model)
+    found = model_of(places.model, places.settings)
     from flexvae_cli.engine.inference import BATCH_SIZE, read_samples, reconstruct
     from flexvae_cli.engine.kind import require_pictures, samples_in
     from flexvae_cli.engine.metrics import metrics_of
@@ -100,7 +100,7 @@ def _reconstruct_all(
     from flexvae_cli.engine.reading import json_bytes
     from flexvae_cli.engine.sheet import pairs
 
-    kind, items = samples_in(found.model, places.source, where="INPUT")
+    kind, items = samples_in(found.model, places.source, where="INPUT", named=names_reader(places.settings))
     require_pictures(kind, {"--resize": size})
     names = kind.names([item.name for item in items], reserved=[SHEET])
     items = items[:limit]  # after the names, which do not depend on it

@@ -11,10 +11,12 @@ import typer
 
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     BatchOption,
     DataArgument,
     DeviceOption,
     Faults,
+    MaxBadOption,
     ModelArgument,
     WorkersOption,
     check_inputs,
@@ -45,6 +47,7 @@ def quantize(
     batch_size: BatchOption = 8,
     device: DeviceOption = "auto",
     workers: WorkersOption = 2,
+    max_bad: MaxBadOption = MAX_BAD,
     as_json: JsonOption = False,
 ) -> None:
     """Store a trained model's weights in few bits.
@@ -62,7 +65,7 @@ def quantize(
     found = model_files(model)
     if found.quantized:
         raise UsageError("has weights of few bits already", where=str(model), hint="give the model it was made from")
-    result, tensors, described = _quantized(found, data, wanted, budget, limit, batch_size, device, workers)
+    result, tensors, described = _quantized(found, data, wanted, budget, limit, batch_size, device, workers, max_bad)
     if output is not None:
         from flexvae_cli.engine.modelfiles import write_bundle
 
@@ -105,6 +108,7 @@ def _quantized(
     batch_size: int,
     device: str,
     workers: int,
+    max_bad: float,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Choose bits and measure: the result, the tensors of the new weights file, and what model.json says of them."""
     from flexvae_cli.engine.inference import read_samples
@@ -114,9 +118,10 @@ def _quantized(
     from flexvae_cli.engine.quantization.sensitivity import Gauge, bits_of_tensors
     from flexvae_cli.engine.tensorfiles import tensor_bytes
 
-    model, faults = load_on(found, device, exact=True), Faults()
     kind, items = samples_in(found.model, data, where="DATA")
-    samples = read_samples(model, items[:limit], workers=workers, report=faults, kind=kind)
+    items = items[:limit]
+    model, faults = load_on(found, device, exact=True), Faults(max_bad, len(items))
+    samples = read_samples(model, items, workers=workers, report=faults, kind=kind)
     gauge = Gauge(model, list(samples), batch_size)
     with ui.progress(len(gauge.layers), "layers") as advance:
         plan, drop, drops = choose(gauge, bits, budget, advance)

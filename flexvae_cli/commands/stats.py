@@ -9,10 +9,12 @@ import typer
 
 from flexvae_cli import ui
 from flexvae_cli.commands._model_arguments import (
+    MAX_BAD,
     BatchOption,
     DataArgument,
     DeviceOption,
     Faults,
+    MaxBadOption,
     ModelArgument,
     WorkersOption,
     check_inputs,
@@ -36,6 +38,7 @@ def stats(
     batch_size: BatchOption = 8,
     device: DeviceOption = "auto",
     workers: WorkersOption = 2,
+    max_bad: MaxBadOption = MAX_BAD,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latents of a data set.
@@ -51,7 +54,7 @@ def stats(
 
         require_new(write)
     found = model_files(model)
-    result = _measure(found, data, limit, batch_size, device, workers)
+    result = _measure(found, data, limit, batch_size, device, workers, max_bad)
     if write is not None:
         from flexvae_cli.engine.modelfiles import write_bundle
 
@@ -65,7 +68,7 @@ def stats(
 
 
 def _measure(
-    found: ModelFiles, data: str, limit: int | None, batch_size: int, device: str, workers: int
+    found: ModelFiles, data: str, limit: int | None, batch_size: int, device: str, workers: int, max_bad: float
 ) -> dict[str, Any]:
     from flexvae_cli.engine.evaluation.channels import LatentStatistics, gather
     from flexvae_cli.engine.evaluation.codes import codes_counted, told
@@ -74,7 +77,8 @@ def _measure(
 
     kind, items = samples_in(found.model, data, where="DATA")
     items = items[:limit]
-    model, faults, statistics = load_on(found, device, exact=True), Faults(), LatentStatistics()
+    faults, statistics = Faults(max_bad, len(items)), LatentStatistics()
+    model = load_on(found, device, exact=True)
     with ui.progress(len(items), "images") as advance, codes_counted(model.vae) as quantizers:
         samples = read_samples(model, items, workers=workers, report=faults, kind=kind)
         for done in gather(model, samples, statistics, batch_size):

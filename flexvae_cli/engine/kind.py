@@ -20,6 +20,7 @@ from flexvae_cli.engine.data.shards import Headers
 from flexvae_cli.engine.data.sources import Item, list_images
 from flexvae_cli.engine.naming import OutputFolder, output_names
 from flexvae_cli.errors import DataError, FlexVAEError, ModelError, UsageError
+from flexvae_cli.paths import shown
 from flexvae_cli.samples import MOST_AXES, MOST_CHANNELS
 
 if TYPE_CHECKING:
@@ -123,19 +124,25 @@ def kind_of(description: Description) -> Kind:
     return Kind(shape, made(registry, name, how.get("parameters", {}), where="model.json"), how)
 
 
-def samples_in(description: Description, source: str, where: str) -> tuple[Kind, list[Item]]:
+def samples_in(description: Description, source: str, where: str, *, named: bool = False) -> tuple[Kind, list[Item]]:
     """The samples of a source, for a model: by the reader of its training, or by another where that finds nothing.
 
     Args:
         description: the model's.
         source: a folder, a file or a built-in set.
         where: what to call the source in an error.
+        named: whether a person named the reader, see `engine.rereading`: no other is then tried.
 
     Raises:
         UsageError: there is no such built-in set.
         DataError: there is nothing to read in it.
     """
     kind = kind_of(description)
+    if named:
+        items = found_in(kind.chosen, source, where)
+        if not items:
+            raise DataError(f"nothing in {shown(source)} for the reader {kind.chosen.name}", where=where)
+        return kind, items
     if source.startswith("builtin:") and kind.pictures:
         return kind, list_images(source, where=where)
     path = Path(source)

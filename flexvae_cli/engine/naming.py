@@ -91,7 +91,7 @@ def allowed_output(root: Path, inputs: Iterable[Path], *, overwrite: bool) -> Pa
     Args:
         root: the folder.
         inputs: what the command reads; none of it may lie in `root` or around it.
-        overwrite: whether `root` may hold something already.
+        overwrite: whether `root` may hold something already; what a run that failed had to say is nothing.
 
     Raises:
         UsageError: it may not be written to.
@@ -107,7 +107,7 @@ def allowed_output(root: Path, inputs: Iterable[Path], *, overwrite: bool) -> Pa
             )
     if root.exists() and not root.is_dir():
         raise UsageError("is not a folder", where=str(root), hint="choose another output folder")
-    if not overwrite and root.is_dir() and any(root.iterdir()):
+    if not overwrite and root.is_dir() and any(path.name != BAD_FILES for path in root.iterdir()):
         raise UsageError("is not empty", where=str(root), hint="choose another output folder, or add --overwrite")
     return place
 

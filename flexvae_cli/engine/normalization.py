@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexvae_cli.errors import ModelError
+from flexvae_cli.api.trace import text
+from flexvae_cli.errors import ModelError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,15 @@ class Normalization:
         return (deviation.double() * self._columns(deviation)[1]).to(deviation.dtype)
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation as float64 (c, 1, 1), with a 1 for each axis of space."""
+        """Mean and deviation as float64 (c, 1, 1), with a 1 for each axis of space.
+
+        Raises:
+            UsageError: the second axis is not that of the channels.
+        """
+        if like.dim() < 2 or like.shape[1] != len(self.mean):
+            there = text(tuple(like.shape)) or "a number"
+            what = f"latents want to be a batch of {len(self.mean)} channels, not {there}"
+            raise UsageError(what, hint="give (b, c, *space), one sample z as z[None]")
         shape = (-1, *(1 for _ in like.shape[2:]))
         mean, std = (torch.tensor(each, dtype=torch.float64, device=like.device) for each in (self.mean, self.std))
         return mean.view(shape), std.view(shape)

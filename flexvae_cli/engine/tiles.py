@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flexvae_cli.api import Encoded, Reach, Shape
+from flexvae_cli.api.trace import text
 from flexvae_cli.engine.model import Model
 from flexvae_cli.engine.vae import at_least_fp32
 from flexvae_cli.errors import UsageError
@@ -26,33 +27,44 @@ class TiledModel(Model):
     Args:
         model: the model; its weights are shared.
         tile: side of a tile, in positions of samples; rounded up to what the net can take.
+
+    Attributes:
+        tile: as it was asked for.
+        side: (*space) of a tile as it is run.
+
+    Raises:
+        UsageError: the net's tiles do not fit together, or are too small to overlap.
     """
 
     def __init__(self, model: Model, tile: int) -> None:
         super().__init__(model.vae, model.net, model.description, model.path, model.weights_hash)
         self.tile = tile
         net = self.net
-        self._samples = net.fitting((tile,) * (len(net.shape) - 1))
-        self._latents = net.traces((net.shape[0], *self._samples), [])[1].gives[1:]
+        self.side = net.fitting((tile,) * (len(net.shape) - 1))
+        self._latents = net.traces((net.shape[0], *self.side), [])[1].gives[1:]
         ends = net.encoder.expanded(), net.latent_shape, net.decoder.expanded()
         self._into = trace(ends[0], net.shape, [], net.fallback).reach
         self._back = trace(ends[2], ends[1], [], net.fallback).reach
-        if any(n != s * m for n, s, m in zip(self._samples, self._into.stride, self._latents, strict=True)):
+        if any(n != s * m for n, s, m in zip(self.side, self._into.stride, self._latents, strict=True)):
             hint = "use --exact instead"
             raise UsageError("this net is not of one scale, so that its tiles do not fit together", "--tile", hint=hint)
+        least = tuple(2 * stride.numerator for stride in self._into.stride)  # half of a tile begins with a latent
+        if any(n < wanted for n, wanted in zip(self.side, least, strict=True)):
+            what = f"tiles of {text(self.side)} are too small to overlap by half of one at most"
+            raise UsageError(what, where="--tile", hint=f"use --tile {max(net.fitting(least))} or more")
 
     @property
     def overlap(self) -> dict[str, Shape]:
         """Positions of samples that two neighbours share in the encoder and in the decoder, per axis."""
         each = zip(_overlap(self._back, self._latents), self._into.stride, strict=True)
         back = tuple(int(n * stride) for n, stride in each)
-        return {"encoder": _overlap(self._into, self._samples), "decoder": back}
+        return {"encoder": _overlap(self._into, self.side), "decoder": back}
 
     @torch.inference_mode()
     def encoded(self, x: Tensor) -> Encoded:
         """As `Model.encoded`; what is blended is the input of the bottleneck."""
         self._require_channels(x, self.net.shape[0], "samples")
-        h = at_least_fp32(blended(self.vae.encoder, self.padded(x), self._samples, self._into))
+        h = at_least_fp32(blended(self.vae.encoder, self.padded(x), self.side, self._into))
         with torch.autocast(h.device.type, enabled=False):
             encoded: Encoded = self.vae.bottleneck(h)
         return encoded
@@ -101,7 +113,7 @@ def blended(net: Callable[[Tensor], Tensor], x: Tensor, tile: Sequence[int], rea
 def _overlap(reach: Reach, tile: Sequence[int]) -> Shape:
     """Positions that neighbouring tiles share: the receptive field, at most half of a tile."""
     return tuple(
-        min(_up(field, stride), _up(size // 2, stride) if size > 1 else 0)
+        min(_up(field, stride), size // 2 // stride.numerator * stride.numerator)
         for field, stride, size in zip(reach.field, reach.stride, tile, strict=True)
     )
 

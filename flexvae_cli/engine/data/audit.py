@@ -1,49 +1,81 @@
-"""A look through a whole folder of images before anything is trained on it: what is there, twice, damaged, leaked."""
+"""A look through a whole data set before anything is trained on it: what is there, twice, damaged, leaked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from flexvae_cli.api.readers import About, BadFile
+from flexvae_cli.api.trace import Shape, text
 from flexvae_cli.engine.cores import cores
-from flexvae_cli.engine.data.images import read_image, require_channels
-from flexvae_cli.engine.data.opening import BadFile, opened
+from flexvae_cli.engine.data.choosing import IMAGES
+from flexvae_cli.engine.data.files import Numbers
+from flexvae_cli.engine.data.opening import opened
 from flexvae_cli.engine.data.pam import pam_header
-from flexvae_cli.engine.data.readers.span import UNSTATED, Span
+from flexvae_cli.engine.data.readers.span import pieces, require_finite
 from flexvae_cli.engine.data.sources import Item
+from flexvae_cli.engine.looking import Way
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What samples that are of one kind have in common.
+
+    Attributes:
+        format: of an image as Pillow calls it; else how its file ends, as in `NII.GZ`.
+        mode: of an image as Pillow calls it, of a PAM its TUPLTYPE, or how many channels it has; of a sound how its
+            numbers are stored, as in `PCM_16`; else their type.
+        bits: of a number once it was read: 8, 16, 32 or 64.
+        channels: of a sample.
+        rate: samples per second, of sounds.
+        spacing: of volumes whose file tells where they lie: between neighbours along each axis, in its unit.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    channels: int
+    rate: int | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An image that was decoded from its first pixel to its last.
+    """A sample that was read from its first number to its last.
 
     Attributes:
         name: below its source.
-        format, mode: as Pillow calls them; of a PAM its TUPLTYPE, or how many channels it has.
-        bits: of a channel: 8, 16, or 32 for float.
-        size: (height, width), upright.
-        bytes: of the file.
-        low, high: the least and the greatest value, from 0 to 1.
-        content: a hash of the pixels as they are trained on: files that differ in nothing else have the same.
+        kind: what it has in common with others.
+        size: of its space, (height, width) of an image, upright.
+        bytes: of the file; of the numbers where many samples are in one file.
+        low, high: the least and the greatest number, as the file has them.
+        least, greatest: the numbers that become -1 and 1.
+        clipped: the part of the numbers that lies beyond these and is clipped.
+        content: a hash of the numbers as they are trained on: samples that differ in nothing else have the same.
     """
 
     name: str
-    format: str
-    mode: str
-    bits: int
-    size: tuple[int, int]
+    kind: Kind
+    size: Shape
     bytes: int
     low: float
     high: float
+    least: float
+    greatest: float
+    clipped: float
     content: str
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The least and the greatest number where 0 and 1 stand for the numbers that become -1 and 1."""
+        width = self.greatest - self.least
+        return (self.low - self.least) / width, (self.high - self.least) / width
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,86 +86,87 @@ class Unusable:
     reason: str
 
 
-def look(item: Item, *, channels: int, min_size: int, max_pixels: int, span: Span = UNSTATED) -> Seen | Unusable:
-    """Decode an image.
+def look(item: Item, way: Way) -> Seen | Unusable:
+    """Read a sample.
 
     Args:
-        item: the image.
-        channels: of a sample, see `read_image`.
-        min_size: least shorter side.
-        max_pixels: most pixels.
-        span: the range of numbers that state none themselves.
+        item: the sample.
+        way: how.
     """
     try:
-        require_channels(item.path, channels)
-        kind, mode = _format(item.path, max_pixels)
-        pixels = read_image(item.path, channels=channels, max_pixels=max_pixels, span=span)
+        numbers = way.read(item.path)
+        require_finite(item.path, numbers.data)  # of a file that is mapped nobody has looked at them yet
+        format, mode = _format(item.path, way, numbers)
+        size = numbers.shape[:-1]
+        least = way.least * len(size) if len(way.least) == 1 else way.least
+        if any(there < wanted for there, wanted in zip(size, least, strict=True)):
+            return Unusable(item.name, f"is too small: {text(size)}, wanted are {text(least)} or more")
+        return _seen(item, numbers, format, mode)
     except BadFile as bad:
         return Unusable(item.name, bad.reason)
-    height, width = pixels.shape[:2]
-    if min(height, width) < min_size:
-        return Unusable(item.name, f"is too small: {height}x{width} pixels (height x width)")
-    white = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
-    head = f"{pixels.dtype} {pixels.shape}".encode()
-    content = hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
-    low, high = float(pixels.min()) / white, float(pixels.max()) / white
-    size = item.path.stat().st_size
-    return Seen(item.name, kind, mode, 8 * pixels.itemsize, (height, width), size, low, high, content)
 
 
-def _format(path: Path, max_pixels: int) -> tuple[str, str]:
+def look_through(items: Sequence[Item], way: Way) -> Iterator[Seen | Unusable]:
+    """`look` at every sample, in order, with as many threads as there are cores to be had."""
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(partial(look, way=way), items)
+
+
+def _seen(item: Item, numbers: Numbers, format: str, mode: str) -> Seen:
+    data, about = numbers.data, numbers.about
+    ends = [(float(part.min()), float(part.max())) for part in pieces(data)]
+    low, high = min(each[0] for each in ends), max(each[1] for each in ends)
+    clipped = 0.0
+    if numbers.clipped and (low < numbers.low or high > numbers.high):
+        beyond = sum(int(((part < numbers.low) | (part > numbers.high)).sum()) for part in pieces(data))
+        clipped = beyond / data.size
+    kind = Kind(format, mode, 8 * data.itemsize, data.shape[-1], about.get("rate"), _spacing(about))
+    size = item.path.stat().st_size if item.path.is_file() else data.nbytes
+    return Seen(
+        item.name, kind, data.shape[:-1], size, low, high, numbers.low, numbers.high, clipped, _content(numbers)
+    )
+
+
+def _content(numbers: Numbers) -> str:
+    """A hash of what the samples are made of, however it lies in the file."""
+    data = numbers.data
+    dtype = data.dtype.newbyteorder("=")
+    hashed = hashlib.blake2b(f"{dtype} {data.shape}".encode(), digest_size=16)
+    for part in pieces(data):
+        hashed.update(np.ascontiguousarray(part, dtype=dtype).tobytes())
+    return hashed.hexdigest()
+
+
+def _format(path: Path, way: Way, numbers: Numbers) -> tuple[str, str]:
+    """What a file is, and how its numbers are stored."""
+    if way.chosen.name != IMAGES:
+        stored = numbers.about.get("subtype") or np.dtype(numbers.about.get("dtype", numbers.data.dtype)).name
+        return way.chosen.reader.suffix(path.name).lstrip(".").upper(), str(stored)
     pam = pam_header(path)
     if pam is not None:
         return "PAM", pam.kind or f"{pam.depth} channels"
-    with opened(path, max_pixels) as image:
+    with opened(path, way.most) as image:
         return image.format or "", image.mode
 
 
-def look_through(items: Sequence[Item], **how: Any) -> Iterator[Seen | Unusable]:
-    """`look` at every image, in order, with as many threads as there are cores to be had."""
-    with ThreadPoolExecutor(cores()) as pool:
-        yield from pool.map(partial(look, **how), items)
+def _spacing(about: About) -> tuple[float, ...] | None:
+    """The lengths of an affine's columns, rounded to what a header can tell."""
+    if "affine" not in about:
+        return None
+    return tuple(float(f"{length:.6g}") for length in np.linalg.norm(np.array(about["affine"])[:3, :3], axis=0))
 
 
-def duplicates(images: Iterable[Seen]) -> list[list[str]]:
-    """The names of images whose pixels are the same, group by group."""
+def duplicates(samples: Iterable[Seen]) -> list[list[str]]:
+    """The names of samples whose numbers are the same, group by group."""
     groups: dict[str, list[str]] = {}
-    for image in images:
-        groups.setdefault(image.content, []).append(image.name)
+    for sample in samples:
+        groups.setdefault(sample.content, []).append(sample.name)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def leaks(training: Iterable[Seen], validation: Iterable[Seen]) -> list[tuple[str, str]]:
-    """Pairs of an image to train on and one to validate on whose pixels are the same."""
+    """Pairs of a sample to train on and one to validate on whose numbers are the same."""
     held_out: dict[str, list[str]] = {}
-    for image in validation:
-        held_out.setdefault(image.content, []).append(image.name)
-    return [(image.name, other) for image in training for other in held_out.get(image.content, ())]
-
-
-def summary(images: Sequence[Seen], unusable: Sequence[Unusable]) -> dict[str, Any]:
-    """What there is, in numbers."""
-    sides = sorted(min(image.size) for image in images)
-    return {
-        "images": len(images),
-        "unusable": [{"name": bad.name, "reason": bad.reason} for bad in unusable],
-        "bytes": sum(image.bytes for image in images),
-        "kinds": [
-            {"format": kind, "mode": mode, "bits": bits, "images": count, **_sizes(images, (kind, mode, bits))}
-            for (kind, mode, bits), count in Counter(map(_kind, images)).most_common()
-        ],
-        "shorter_side": {"min": sides[0], "median": sides[len(sides) // 2], "max": sides[-1]} if sides else None,
-        "range": {"min": min(i.low for i in images), "max": max(i.high for i in images)} if images else None,
-        "constant": [image.name for image in images if image.low == image.high],
-        "duplicates": duplicates(images),
-    }
-
-
-def _kind(image: Seen) -> tuple[str, str, int]:
-    return image.format, image.mode, image.bits
-
-
-def _sizes(images: Sequence[Seen], kind: tuple[str, str, int]) -> dict[str, list[int]]:
-    """The smallest and the largest image of a kind, by pixels."""
-    sizes = sorted((image.size for image in images if _kind(image) == kind), key=lambda size: size[0] * size[1])
-    return {"smallest": list(sizes[0]), "largest": list(sizes[-1])}
+    for sample in validation:
+        held_out.setdefault(sample.content, []).append(sample.name)
+    return [(sample.name, other) for sample in training for other in held_out.get(sample.content, ())]

@@ -102,23 +102,23 @@ def wants(reader: Reader, path: Path) -> bool:
     return reader.finds(path.name, head_of(path))
 
 
-def candidates(registry: Registry, shape: Shape) -> list[str]:
-    """The names of the readers whose samples can have as many axes, those of this package first."""
-    found = [each.spec for each in registry.all("reader")]
-    fitting = [spec.name for spec in found if isinstance(spec, ReaderSpec) and len(shape) - 1 in spec.axes]
+def candidates(registry: Registry, shape: Shape | None) -> list[str]:
+    """The names of the readers whose samples can have as many axes, those of this package first; None takes all."""
+    specs = [each.spec for each in registry.all("reader") if isinstance(each.spec, ReaderSpec)]
+    fitting = [spec.name for spec in specs if shape is None or len(shape) - 1 in spec.axes]
     order = {name: index for index, name in enumerate((IMAGES, "audio", "volumes", "arrays"))}
     return sorted(fitting, key=lambda name: (order.get(name, len(order)), name))
 
 
 def choose(
-    registry: Registry, source: str, shape: Shape, where: str, headers: Headers | None = None
+    registry: Registry, source: str, shape: Shape | None, where: str, headers: Headers | None = None
 ) -> tuple[Chosen, list[Item]]:
     """The first reader that finds files in a source, with its defaults, and these files.
 
     Args:
         registry: the readers.
         source: a folder, a tar, any other file, or a built-in set.
-        shape: (c, *space) of a sample.
+        shape: (c, *space) of a sample; None where it may have any.
         where: what to call the source in an error.
         headers: of its tars, where another reader was tried before.
 
@@ -141,8 +141,9 @@ def choose(
         ):
             return chosen, items
         bad = bad or [Problem(fault, item.name) for item in items if (fault := fault_of(item.path))]
-    axes = len(shape) - 1
-    have = "1 axis" if axes == 1 else f"{axes} axes"
-    what = f"nothing to read in {shown(Path(source))}: samples of {text(shape)} have {have}"
-    hint = f"readers for that: {listed(names, last='and')}; see docs/data.md"
+    what, hint = f"nothing to read in {shown(Path(source))}", f"readers: {listed(names, last='and')}; see docs/data.md"
+    if shape is not None:
+        axes = len(shape) - 1
+        what += f": samples of {text(shape)} have {'1 axis' if axes == 1 else f'{axes} axes'}"
+        hint = hint.replace("readers:", "readers for that:")
     raise DataError(Problem(what, where, hint=hint), *bad[:MOST_TOLD])

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from flexvae_cli.api.readers import About, BadFile
-from flexvae_cli.engine.data.readers.span import HOW_TO_STATE, Span
+from flexvae_cli.engine.data.readers.span import HOW_TO_STATE, Span, require_finite
 
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO, SAMPLE_FORMAT, UNSIGNED, SIGNED = (
     258,
@@ -60,12 +60,13 @@ def grey_plane(path: Path, image: Image.Image, span: Span) -> tuple[Image.Image,
     elif _is_whole(image):
         raise BadFile(path, f"holds whole numbers of unknown range: {HOW_TO_STATE}, or save it with 16 bits, unsigned")
     else:
+        require_finite(path, numbers)
         low, high = 0.0, 1.0
     wide: Any = numbers.astype(np.float64 if span.stated or _is_whole(image) else np.float32)  # ends may lie far apart
     plane = ((wide - low) / (high - low)).astype(np.float32)  # (h, w)
     if about:
         plane = plane.clip(0, 1)
-    elif not (plane.min() >= 0 and plane.max() <= 1):  # false for NaN as well
+    elif not (plane.min() >= 0 and plane.max() <= 1):
         raise BadFile(path, f"holds numbers outside 0 to 1, whose range is not known: {HOW_TO_STATE}")
     inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     return Image.fromarray(1 - plane if inverted else plane), about | ({"white": 0} if inverted and about else {})

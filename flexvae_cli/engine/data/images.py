@@ -15,6 +15,7 @@ from flexvae_cli.engine.data.colour import is_srgb, to_srgb
 from flexvae_cli.engine.data.deep_png import is_deep, read_deep_png
 from flexvae_cli.engine.data.grey import depth_of, grey_plane, require_unsigned, with_channels
 from flexvae_cli.engine.data.opening import (
+    TURNS,
     BadFile,
     check_pixels,
     check_png,
@@ -27,15 +28,6 @@ from flexvae_cli.engine.data.readers.span import UNSTATED, Span
 from flexvae_cli.errors import UsageError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's mode
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 GREY_OF_RGB = np.array([[0.299], [0.587], [0.114]], np.float32)  # as Pillow weighs them, ITU-R 601
 
 

@@ -15,8 +15,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from flexvae_cli.api.readers import BadFile
 from flexvae_cli.engine.data.formats import foreign, readable, sniffed
 from flexvae_cli.engine.data.pam import pam_header
+from flexvae_cli.engine.data.tiff_numbers import TiffHeader, tiff_header, tiff_image
 
 __all__ = [
+    "TURNS",
     "BadFile",
     "check_pixels",
     "check_png",
@@ -29,11 +31,20 @@ __all__ = [
 ]
 
 IMAGE_WIDTH, IMAGE_LENGTH = 256, 257  # TIFF tags
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @contextmanager
 def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """The Pillow image in `path`, its header read and its size checked, its pixels not yet decoded.
+    """The Pillow image in `path`, its header read and its size checked, its pixels as a rule not yet decoded.
 
     Whatever Pillow raises inside the `with` block is the file's fault as well: damage often shows only in decoding.
 
@@ -41,19 +52,30 @@ def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         BadFile: the file is missing, is not a regular file (a FIFO or device is never opened), is not an image of a
             format that is read, is damaged, or has more than `max_pixels` pixels.
     """
-    head = b""
+    head, tiff = b"", None
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadFile(path, "is not a regular file")
         with quiet_pillow(), path.open("rb") as file:
             head = file.read(512)
+            tiff = tiff_header(file)
+            if tiff is not None and tiff.misread and not tiff.ours:
+                raise BadFile(path, tiff.refusal)
+            if tiff is not None and tiff.ours:
+                if not tiff.whole:
+                    raise BadFile(path, "is truncated")
+                check_pixels(path, tiff.width * tiff.height, max_pixels)
+                image = tiff_image(file, tiff)
+                yield image.transpose(TURNS[tiff.turn]) if tiff.turn in TURNS else image
+                return
+            file.seek(0)
             with Image.open(file, formats=readable()) as image:
                 check_pixels(path, image.width * image.height, max_pixels)
                 yield image
     except BadFile:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        raise BadFile(path, _reason(error, head)) from error
+        raise BadFile(path, _reason(error, head, tiff)) from error
 
 
 def image_size(path: Path, *, exif: bool = True, max_pixels: int = 64_000_000) -> tuple[int, int]:
@@ -66,8 +88,24 @@ def image_size(path: Path, *, exif: bool = True, max_pixels: int = 64_000_000) -
     if pam is not None:
         check_pixels(path, pam.height * pam.width, max_pixels)
         return pam.height, pam.width
+    tiff = _own_tiff(path)
+    if tiff is not None:
+        check_pixels(path, tiff.height * tiff.width, max_pixels)
+        return tiff.size
     with opened(path, max_pixels) as image:
         return upright_size(image, orientation(image, exif=exif))
+
+
+def _own_tiff(path: Path) -> TiffHeader | None:
+    """The header of a TIFF that is read without Pillow; None of any other file, and where it cannot be opened."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            tiff = tiff_header(file)
+    except OSError:
+        return None
+    return tiff if tiff is not None and tiff.ours else None
 
 
 def orientation(image: Image.Image, *, exif: bool = True) -> int:
@@ -87,8 +125,8 @@ def orientation(image: Image.Image, *, exif: bool = True) -> int:
 def upright_size(image: Image.Image, turn: int) -> tuple[int, int]:
     """The (height, width) of an opened image after turning it upright from orientation `turn`."""
     width, height = image.size
-    if image.format == "TIFF":  # versions of Pillow differ in whether `size` is upright before loading
-        tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:  # versions of Pillow differ in whether `size` of a TIFF is upright before loading
         width, height = tags[IMAGE_WIDTH], tags[IMAGE_LENGTH]
         turn = tags.get(ExifTags.Base.Orientation, 1)
     return (width, height) if turn in (5, 6, 7, 8) else (height, width)
@@ -138,7 +176,7 @@ def check_png(path: Path) -> bytes:
     return header
 
 
-def _reason(error: Exception, head: bytes) -> str:
+def _reason(error: Exception, head: bytes, tiff: TiffHeader | None) -> str:
     """Why a file cannot be read, in a person's words."""
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
@@ -146,6 +184,8 @@ def _reason(error: Exception, head: bytes) -> str:
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     if isinstance(error, UnidentifiedImageError):
+        if tiff is not None and tiff.whole:
+            return tiff.refusal
         format_name = sniffed(head)
         if format_name and format_name not in readable():
             return f"is {format_name}, which the installed Pillow does not read"

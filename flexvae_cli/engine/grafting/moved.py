@@ -36,7 +36,7 @@ class Moved:
 
 
 def samples_for(
-    old: Model, data: str | None, count: int, seed: int, report: Callable[[Fault], None]
+    old: Model, data: str | None, count: int, seed: int, reporter: Callable[[int], Callable[[Fault], None]]
 ) -> tuple[Tensor, str]:
     """Samples (b, c, *space) of the old model, and in words where they are from.
 
@@ -45,7 +45,7 @@ def samples_for(
         data: a folder, a file or a built-in set; by default the data of the model's run, as far as that is there.
         count: the most samples.
         seed: of samples drawn at random, where there is no data.
-        report: is told of every file of `data` that cannot be read.
+        reporter: how many files of `data` are read -> what is told of every one that cannot be.
 
     Raises:
         DataError: there is nothing to read in `data`.
@@ -53,7 +53,7 @@ def samples_for(
     from flexvae_cli.engine.report.latents import images_of
 
     if data is not None:
-        return _crops(old, data, count, report), data
+        return _crops(old, data, count, reporter), data
     for folder in (old.path, *old.path.parents[:2]):  # a checkpoint stands in RUN/ckpt
         if (folder / "config.json").is_file():
             try:
@@ -66,10 +66,11 @@ def samples_for(
     return 2 * x - 1, "random numbers"
 
 
-def _crops(old: Model, data: str, count: int, report: Callable[[Fault], None]) -> Tensor:
+def _crops(old: Model, data: str, count: int, reporter: Callable[[int], Callable[[Fault], None]]) -> Tensor:
     """The middles of the first samples, prepared as those of training were: of its size, or of the smallest of them."""
     kind, items = samples_in(old.description, data, where="--data")
-    samples = [each.x for each in read_samples(old, items[:count], workers=0, report=report, kind=kind)]
+    items = items[:count]
+    samples = [each.x for each in read_samples(old, items, workers=0, report=reporter(len(items)), kind=kind)]
     space = tuple(min(sizes) for sizes in zip(old.net.shape[1:], *(x.shape[1:] for x in samples), strict=True))
     return torch.stack([center_crop(x.movedim(0, -1), *space).movedim(-1, 0) for x in samples])
 

@@ -179,8 +179,17 @@ class LatentDataset(Dataset[LatentSample]):
         return mean, self._widened(self.values.numbers(row, part=STD))[0] if self._samples else None
 
     def raw(self, z: Tensor) -> Tensor:
-        """What this data set gives, (b, c, *space), as the decoder takes it: a normalization is undone."""
-        return z if self.scaling == "raw" or self.normalization is None else self.normalization.raw(z)
+        """What this data set gives, one (c, *space) or a batch (b, c, *space), with a normalization undone.
+
+        Raises:
+            UsageError: it is neither, or has other channels.
+        """
+        if self.scaling == "raw" or self.normalization is None:
+            return z
+        axes = len(next(iter(self.shapes)))
+        if z.dim() not in (axes, axes + 1):
+            raise UsageError(f"latents of this data set have {axes} axes, and batches one more, not {z.dim()}")
+        return self.normalization.raw(z) if z.dim() > axes else self.normalization.raw(z[None])[0]
 
     def _scaled(self, stored: Tensor) -> Tensor:
         is_normalized = self.values.normalization is not None

@@ -75,14 +75,15 @@ def found_records(root: Path, wanted: dict[str, Any]) -> list[Record]:
     """What an earlier encode into this folder has recorded, finished or not.
 
     Raises:
-        UsageError: it was another model's, or one with other settings, or cannot be told.
+        UsageError: it was another model's, or one with other settings.
+        ModelError: its manifest is damaged.
     """
     before, records = read_journals(root)
     if (root / MANIFEST).exists():
         try:
             manifest = read_manifest(root)
         except ModelError as error:
-            raise UsageError(*error.problems, hint=OTHER) from error
+            raise ModelError(*error.problems, hint=OTHER) from error
         records = records_of(manifest)
         before = settings(
             manifest.layout,

@@ -18,6 +18,7 @@ from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
 from flexvae_cli.engine.data.members import on_disk
 from flexvae_cli.engine.data.readers.span import Span, typed
+from flexvae_cli.engine.data.readers.whole import require_end
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 MOST_BYTES = 1 << 33  # of an array that is unpacked into memory
@@ -49,6 +50,7 @@ class Arrays(Reader):
             else:
                 file.seek(0)
                 data = npy.read_array(file, allow_pickle=False)
+                require_end(path, file, size)
             about: dict[str, Any] = {"dtype": dtype.str, "axes": len(shape), "fortran": bool(np.isfortran(data))}
             about |= {} if key is None else {"key": key}
             if len(shape) < len(like):
@@ -100,7 +102,7 @@ class Arrays(Reader):
 def _opened(path: Path, like: Shape, key: str | None) -> Iterator[tuple[IO[bytes], int, str | None]]:
     """An .npy, be it inside an .npz, from its beginning; its size in bytes; and its name in the .npz.
 
-    Whatever numpy and zipfile raise inside is the file's fault.
+    Whatever numpy and zipfile raise inside is the file's fault, and told without their words, which change.
 
     Raises:
         BadFile: it cannot be read, or which array is meant is not clear.
@@ -124,8 +126,12 @@ def _opened(path: Path, like: Shape, key: str | None) -> Iterator[tuple[IO[bytes
         raise
     except OSError as error:
         raise BadFile(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except Exception as error:  # damaged headers raise nearly anything
-        raise BadFile(path, f"is damaged ({' '.join(str(error).split())[:200] or type(error).__name__})") from error
+    except MemoryError as error:
+        raise BadFile(path, "does not fit into memory") from error
+    except (NotImplementedError, RuntimeError) as error:  # zipfile's, of encryption and of kinds of compression
+        raise BadFile(path, "is packed in a way that is not read") from error
+    except Exception as error:
+        raise BadFile(path, "is damaged: it cannot be unpacked") from error
 
 
 def _chosen(path: Path, archive: zipfile.ZipFile, like: Shape, key: str | None) -> zipfile.ZipInfo:
@@ -157,12 +163,25 @@ def _mapped(path: Path, file: IO[bytes], shape: Shape, dtype: np.dtype) -> np.nd
     return np.memmap(whole, dtype, "r", start + numbers, shape, "F" if header(file)[1] else "C")
 
 
+def _header(path: Path, file: IO[bytes]) -> tuple[Shape, np.dtype]:
+    """Shape and type of an .npy, as its header has them."""
+    try:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise BadFile(path, f"is of version {version[0]}.{version[1]} of the .npy format, which is not read")
+        shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    except (BadFile, OSError):
+        raise
+    except Exception as error:  # damage raises nearly anything
+        raise BadFile(path, "is damaged: it has no header that can be read") from error
+    if any(length < 0 for length in shape):
+        raise BadFile(path, f"is damaged: its shape is {'x'.join(map(str, shape))}")
+    return shape, dtype
+
+
 def _described(path: Path, file: IO[bytes], size: int, *, numbers: bool = True) -> tuple[Shape, np.dtype]:
     """Shape and type of an .npy of so many bytes, from its header."""
-    version = npy.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise BadFile(path, f"is of version {version[0]}.{version[1]} of the .npy format, which is not read")
-    shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    shape, dtype = _header(path, file)
     if dtype.hasobject and numbers:
         raise BadFile(path, "holds pickled objects, which can run any program; pickle refused")
     if dtype.kind not in "biuf" and numbers:

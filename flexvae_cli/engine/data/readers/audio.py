@@ -16,12 +16,17 @@ from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
 from flexvae_cli.engine.data.members import handed
 from flexvae_cli.engine.data.readers.span import require_finite
+from flexvae_cli.engine.data.readers.whole import require_pages, require_samples
 from flexvae_cli.errors import UsageError
 
 KINDS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG"}
-HEADS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"ID3", b"OggS")  # of these kinds; libsndfile would try twenty others
-MOST_PAGE = 27 + 255 + 255 * 255  # bytes of a page of OGG
-MOST_RATE = 10_000_000  # of what is written: beyond what any converter takes
+TAG, TAGGED = b"ID3", ("FLAC",)  # behind such a tag libsndfile would read whatever comes
+HEADS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", TAG, b"OggS")  # of these kinds; libsndfile would try twenty others
+FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG")  # as libsndfile calls them
+MOST_RATE = {"WAV": 10_000_000, "FLAC": 655_350, "OGG": 200_000}  # beyond that of OGG its encoder crashes
+MOST_CHANNELS = {"WAV": 1024, "FLAC": 8, "OGG": 255}
+UNREAD = "is no sound that can be read (neither WAV nor FLAC nor OGG)"
+PIECE = 1 << 15  # samples written at once: given a minute, the encoder of OGG overflows its stack
 RATE = 44_100  # of what is written where neither a file nor the config says
 
 
@@ -47,7 +52,7 @@ class Audio(Reader):
             return Header((like[0], frames), file.samplerate)
 
     def read(self, path: Path, like: Shape) -> Reading:
-        with _opened(path) as file:
+        with _opened(path, every=True) as file:
             self._check(path, file, like)
             about = {"rate": file.samplerate, "frames": file.frames, "subtype": file.subtype}
             x = file.read(dtype="float32", always_2d=True)  # (n, c)
@@ -66,18 +71,20 @@ class Audio(Reader):
 
     def write(self, x: np.ndarray, about: About, suffix: str) -> bytes:
         soundfile, data = _soundfile(), np.ascontiguousarray(x.T)  # (n, c)
-        rate = self._rate(about, len(data))
+        kind, subtype = KINDS[suffix], about.get("subtype")
+        rate = self._rate(about, len(data), data.shape[1], kind)
         if "frames" in about:
             data = resampled(data, about["frames"])
-        kind, subtype = KINDS[suffix], about.get("subtype")
         if subtype is None or not soundfile.check_format(kind, subtype):
             subtype = soundfile.default_subtype(kind)
         file = io.BytesIO()
-        soundfile.write(file, data.clip(-1, 1), rate, format=kind, subtype=subtype)
+        with soundfile.SoundFile(file, "w", rate, data.shape[1], subtype, format=kind) as sound:
+            for start in range(0, len(data), PIECE):
+                sound.write(data[start : start + PIECE].clip(-1, 1))
         return file.getvalue()
 
     def check(self, about: About, shape: Shape, suffix: str) -> None:
-        self._rate(about, shape[1])
+        self._rate(about, shape[1], shape[0], KINDS[suffix])
         super().check({key: value for key, value in about.items() if key != "frames"}, shape, suffix)
 
     def settled(self, headers: list[Header]) -> Mapping[str, Any]:
@@ -87,15 +94,18 @@ class Audio(Reader):
         rates = Counter(header.rate for header in headers if header.rate)
         return {"rate": max(rates, key=lambda rate: (rates[rate], rate))} if rates else {}
 
-    def _rate(self, about: About, length: int) -> int:
+    def _rate(self, about: About, length: int, channels: int, kind: str) -> int:
         """Samples per second of the file that so many samples of the net come from.
 
         Raises:
-            ValueError: that is no rate, or the file cannot have had so many samples.
+            ValueError: that is no rate, the kind of file cannot have it or the channels, or so many samples were not
+                in it.
         """
         rate, frames = about.get("rate", self.rate or RATE), about.get("frames")
-        if not isinstance(rate, int) or not 0 < rate <= MOST_RATE:
+        if not isinstance(rate, int):
             raise ValueError(f"there is no rate of {rate} samples per second")
+        if beyond := _beyond(kind, rate, channels):
+            raise ValueError(beyond)
         if frames is not None and abs(resampled_length(frames, rate, self.rate or rate) - length) > 1:
             raise ValueError(f"{length:,} samples at {self.rate or rate:,} per second are not {frames:,} at {rate:,}")
         return rate
@@ -103,6 +113,8 @@ class Audio(Reader):
     def _check(self, path: Path, file: Any, like: Shape) -> None:
         if not file.frames:
             raise BadFile(path, "is empty: it holds no samples")
+        if beyond := _beyond(KINDS[self.suffix(path.name)], file.samplerate, like[0]):
+            raise BadFile(path, f"could not be written again: {beyond}")
         if self.rate is not None and file.samplerate != self.rate and not self.resample:
             what = f"has {file.samplerate:,} samples per second; wanted are {self.rate:,}"
             raise BadFile(path, f"{what}; data.resample = true converts it")
@@ -128,6 +140,13 @@ def resampled(x: np.ndarray, length: int) -> np.ndarray:
     return wide.astype(np.float32)
 
 
+def _beyond(kind: str, rate: int, channels: int) -> str:
+    """Why there is no file of that kind with so many samples per second and channels; empty where there is."""
+    if not 0 < rate <= MOST_RATE[kind]:
+        return f"there is no {kind} of {rate:,} samples per second"
+    return f"there is no {kind} of {channels:,} channels" if channels > MOST_CHANNELS[kind] else ""
+
+
 def _soundfile() -> Any:
     try:
         import soundfile
@@ -137,18 +156,32 @@ def _soundfile() -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A sound file, its header read; whatever soundfile raises inside is the file's fault."""
+def _opened(path: Path, *, every: bool = False) -> Iterator[Any]:
+    """A sound file, its header read; whatever soundfile raises inside is the file's fault.
+
+    Args:
+        path: the file.
+        every: whether all pages of an OGG are looked at, not only its last one.
+
+    Raises:
+        BadFile: it cannot be read, or is not whole.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadFile(path, "is not a regular file")
         if not path.stat().st_size:
             raise BadFile(path, "is empty")
         with path.open("rb") as raw:
-            if not raw.read(4).startswith(HEADS):
-                raise BadFile(path, "is no sound that can be read (neither WAV nor FLAC nor OGG)")
+            head = raw.read(4)
+            if not head.startswith(HEADS):
+                raise BadFile(path, UNREAD)
         with handed(path) as given, _soundfile().SoundFile(given) as file:
-            _require_there(path, file)
+            if file.format not in (TAGGED if head.startswith(TAG) else FORMATS):
+                raise BadFile(path, UNREAD)
+            if file.format == "OGG":
+                require_pages(path, every=every)
+            elif file.format != "FLAC":  # libsndfile follows the checksums of that itself
+                require_samples(path)
             yield file
     except (BadFile, UsageError):
         raise
@@ -159,31 +192,3 @@ def _opened(path: Path) -> Iterator[Any]:
     except Exception as error:  # LibsndfileError, and what damaged data raises
         what = str(error).rpartition(": ")[2].strip().rstrip(".").lower() or type(error).__name__
         raise BadFile(path, f"is no sound that can be read ({what})") from error
-
-
-def _require_there(path: Path, file: Any) -> None:
-    """Refuse a WAV that claims more than it holds, and an OGG without its end: libsndfile gives what is there."""
-    if file.format == "OGG" and not _has_end(path):
-        raise BadFile(path, "is truncated: it has no last page")
-    if file.format not in ("WAV", "WAVEX"):
-        return
-    with path.open("rb") as raw:
-        raw.seek(12)
-        while len(head := raw.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                there = path.stat().st_size - raw.tell()
-                if size > there:
-                    raise BadFile(path, f"is truncated: {size:,} bytes of samples are claimed, {there:,} are there")
-                return
-            raw.seek(size + size % 2, io.SEEK_CUR)
-
-
-def _has_end(path: Path) -> bool:
-    """Whether the last page of an OGG is whole, and says that it ends its stream (RFC 3533)."""
-    with path.open("rb") as raw:
-        raw.seek(max(0, path.stat().st_size - MOST_PAGE))
-        tail = raw.read()
-    page = tail[tail.rfind(b"OggS") :]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    return len(page) > 26 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(segments)

@@ -12,7 +12,7 @@ import numpy as np
 from flexvae_cli.api.readers import BadFile
 
 PIECE = 1 << 22  # numbers looked at together
-HOW_TO_STATE = "name data.reader, and set data.low and data.high, or data.range = 'file'"
+HOW_TO_STATE = "name data.reader, and set data.low and data.high, or data.range = 'file', in a config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ def require_finite(path: Path, data: np.ndarray) -> None:
     """
     if data.dtype.kind != "f":
         return
-    bad = sum(part.size - int(np.isfinite(part).sum()) for part in _pieces(data))
+    bad = sum(part.size - int(np.isfinite(part).sum()) for part in pieces(data))
     if bad:
-        raise BadFile(path, f"holds {bad:,} numbers that are not finite")
+        raise BadFile(path, f"holds {bad:,} numbers that are not finite (NaN or infinity)")
 
 
-def _pieces(data: np.ndarray) -> list[np.ndarray]:
+def pieces(data: np.ndarray) -> list[np.ndarray]:
     """Views of the data, along its first axis, so that a mapped file need not fit into memory."""
     rows = max(1, PIECE // max(1, data[:1].size))
     return [data[start : start + rows] for start in range(0, len(data), rows)]

@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import math
+import re
 import stat
 import threading
 import warnings
@@ -20,12 +21,14 @@ from flexvae_cli.api import Shape
 from flexvae_cli.api.readers import About, BadFile, Header, Reader, Reading
 from flexvae_cli.engine.data.members import handed
 from flexvae_cli.engine.data.readers.span import Span, typed
+from flexvae_cli.engine.data.readers.whole import require_end
 from flexvae_cli.engine.data.tiff_pages import require_pages
 from flexvae_cli.errors import UsageError
 
 NIFTI, TIFF = (".nii.gz", ".nii"), (".tiff", ".tif")
 HEADER_FIELDS = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
 MOST_OF_NIFTI_1 = 32_767  # positions of an axis
+MOST_BEHIND = 1 << 24  # bytes that an unpacked NIfTI may have behind its voxels
 MOST_RATIO = 1100  # deflate makes nothing smaller than that; other compressions have no such bound
 PLAIN, DEFLATE = 1, (8, 32946)  # compressions, as a TIFF numbers them
 _alone = threading.Lock()  # the filters of warnings are the process's, and headers are looked at in threads
@@ -48,7 +51,7 @@ class Volumes(Reader):
                 _require_one(path, like)
                 with handed(path) as given, _package("tifffile").TiffFile(given) as file:
                     return Header((1, *_series(path, file).shape))
-            with _nifti(path) as image:
+            with _nifti(path) as (image, _):
                 return Header(self._planes(path, image.shape, like))
 
     def read(self, path: Path, like: Shape) -> Reading:
@@ -102,12 +105,14 @@ class Volumes(Reader):
 
     def _image(self, path: Path, like: Shape) -> tuple[np.ndarray, dict[str, Any]]:
         """A NIfTI (i, j, k, c), its slope and intercept applied."""
-        with _nifti(path) as image:
+        with _nifti(path) as (image, stream):
             self._planes(path, image.shape, like)
             header, proxy = image.header, image.dataobj
             scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
             data = np.asanyarray(proxy if scaled else proxy.get_unscaled())
             data = data.astype(np.float32) if scaled else np.array(data)
+            if isinstance(stream, gzip.GzipFile):
+                require_end(path, stream, MOST_BEHIND)
         if data.ndim == 4 and self.volume is not None:
             data = data[..., self.volume]
         about = {
@@ -168,18 +173,18 @@ def _require_room(path: Path, needed: int, *, packed: bool) -> None:
 
 
 @contextmanager
-def _nifti(path: Path) -> Iterator[Any]:
-    """A NIfTI whose header has been read, and can be true; its numbers are read as long as it is open."""
-    with handed(path) as given:
-        image = _package("nibabel").load(path) if isinstance(given, Path) else _streamed(given, path)
+def _nifti(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
+    """A NIfTI whose header has been read, and can be true, and the stream that its numbers are read from."""
+    with path.open("rb") as file:
+        stream: Any = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
+        image = _image_of(path, stream)
         _require_true(path, image)
-        yield image
+        yield image, stream
 
 
-def _streamed(file: IO[bytes], path: Path) -> Any:
-    """The NIfTI in a file that is open, by what its header says is its size."""
+def _image_of(path: Path, stream: IO[bytes]) -> Any:
+    """The NIfTI in a stream, by what its header says is its size."""
     kinds = {348: _package("nibabel").Nifti1Image, 540: _package("nibabel").Nifti2Image}
-    stream: Any = gzip.GzipFile(fileobj=file) if path.name.lower().endswith(".gz") else file
     head = stream.read(4)
     stream.seek(0)
     orders: tuple[Literal["little", "big"], ...] = ("little", "big")
@@ -187,7 +192,7 @@ def _streamed(file: IO[bytes], path: Path) -> Any:
         kind = kinds.get(int.from_bytes(head, order))
         if kind is not None:
             return kind.from_stream(stream)
-    raise BadFile(path, "is not a NIfTI")
+    raise BadFile(path, "is no volume that can be read (no NIfTI)" if head else "is empty")
 
 
 def _require_true(path: Path, image: Any) -> None:
@@ -196,8 +201,6 @@ def _require_true(path: Path, image: Any) -> None:
     Raises:
         BadFile: says what.
     """
-    if type(image).__name__ not in ("Nifti1Image", "Nifti2Image"):
-        raise BadFile(path, f"is {type(image).__name__}, not a NIfTI")
     if not np.isfinite(image.affine).all():
         raise BadFile(path, "has an affine that is not finite")
     needed = math.prod(image.shape) * image.get_data_dtype().itemsize
@@ -235,5 +238,12 @@ def _bad_is_bad(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise BadFile(path, "does not fit into memory") from error
     except Exception as error:  # damaged headers raise nearly anything
-        what = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
-        raise BadFile(path, f"is no volume that can be read ({what or type(error).__name__})") from error
+        raise BadFile(path, f"is no volume that can be read ({_said(error, path)})") from error
+
+
+def _said(error: Exception, path: Path) -> str:
+    """What an error says, without where the file lies, or an object in memory: equal files get equal reports."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    said = " ".join(str(error).split()).replace(str(path), path.name)
+    return re.sub(r" at 0x[0-9a-f]+", "", said)[:200] or type(error).__name__
