@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,14 @@ def exactly(items: Sequence[Item], module: nn.Module, x: Tensor, folder: Path, r
     planner = Planner(folder)
     stages = planner.stages(items, module, twin_of(items), tuple(x.shape[1:]))
     in_rows(stages, rows)
-    source = Activation(tuple(x.shape), folder)
-    source.write(0, x)
-    return run(stages, source, lambda shape, axis: Activation(shape, folder, axis)).whole(), ways_of(stages)
+    with ExitStack() as stack:
+
+        def make(shape: Shape, axis: int) -> Activation:
+            return stack.enter_context(Activation(shape, folder, axis))
+
+        source = make(tuple(x.shape), 2)
+        source.write(0, x)
+        return run(stages, source, make).whole(), ways_of(stages)
 
 
 def agrees(expected: Tensor, found: Tensor) -> bool:

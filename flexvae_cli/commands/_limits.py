@@ -78,7 +78,7 @@ class Limits:
 
     @property
     def fuse(self) -> Literal["auto", "off"]:
-        """Layers that are run one by one are not joined."""
+        """With `--exact` the layers are loaded as they are written; `engine.exact` joins what it runs together."""
         return "auto" if self.memory is None else "off"
 
     def batch_size(self, most: int) -> int:

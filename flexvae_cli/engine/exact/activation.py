@@ -51,13 +51,17 @@ class Activation:
         if axis == 2:
             self._order.append(self._order.pop(2))
         self.moments = Moments(shape[1]) if axis == 2 else None
-        self._file: int | None = None
+        self._file: Any = None
+        self._real = folder is not None
         if folder is not None:
             size = 4 * prod(shape)
-            with writing(folder, size), tempfile.TemporaryFile(dir=folder) as file:
-                _reserve(file.fileno(), size)
-                self._file = os.dup(file.fileno())
-        self._real = folder is not None
+            with writing(folder, size):
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, `close` does
+                try:
+                    _reserve(self._file.fileno(), size)
+                except BaseException:
+                    self.close()
+                    raise
 
     @property
     def rows(self) -> int:
@@ -74,7 +78,8 @@ class Activation:
         others = (self.shape[axis] for axis in self._order[1:])
         band = torch.empty((end - first, *others), device="cpu" if self._real else "meta")
         if self._file is not None:
-            _move(os.preadv, self._file, band, first * self._row)
+            self._file.seek(first * self._row)
+            _move(self._file.readinto, band)
         return band.permute(_inverse(self._order))
 
     def write(self, first: int, band: Tensor) -> None:
@@ -83,7 +88,8 @@ class Activation:
         if self.moments is not None:
             self.moments.add(ordered)
         if self._file is not None:
-            _move(os.pwritev, self._file, ordered.cpu(), first * self._row)
+            self._file.seek(first * self._row)
+            _move(self._file.write, ordered.cpu())
 
     def whole(self) -> Tensor:
         """A copy of everything, contiguous."""
@@ -100,7 +106,7 @@ class Activation:
     def close(self) -> None:
         """Give file and disk back."""
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
 
     def __enter__(self) -> Self:
@@ -114,14 +120,14 @@ def _inverse(order: list[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def _move(act: Callable[[int, list[memoryview], int], int], file: int, band: Tensor, offset: int) -> None:
+def _move(act: Callable[[memoryview], int], band: Tensor) -> None:
     """Read or write the bytes of a tensor that lies in one piece; the system may take it in several."""
     rest = memoryview(cast(Any, band.numpy())).cast("B")
     while rest:
-        done = act(file, [rest], offset)
+        done = act(rest)
         if not done:
             raise EOFError("a file of an activation is shorter than it was made")
-        rest, offset = rest[done:], offset + done
+        rest = rest[done:]
 
 
 def _reserve(descriptor: int, size: int) -> None:
